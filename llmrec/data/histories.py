@@ -1,0 +1,84 @@
+"""Histories: each user's events, oldest first, as one compact array per column.
+
+Shapes: U users, E events of all of them together, L events of one user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Histories", "History", "Holdout"]
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """One user's events, oldest first."""
+
+    user_id: str
+    items: NDArray[np.int32]  # [L] catalogue indices
+    timestamps: NDArray[np.int64]  # [L] seconds since 1970, UTC
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True, eq=False)
+class Histories(Sequence[History]):
+    """The histories of U users; user ``u`` owns events ``indptr[u]:indptr[u + 1]``."""
+
+    user_ids: tuple[str, ...]  # [U]
+    indptr: NDArray[np.int64]  # [U + 1]
+    items: NDArray[np.int32]  # [E] catalogue indices
+    timestamps: NDArray[np.int64]  # [E] seconds since 1970, UTC
+
+    @classmethod
+    def from_list(cls, histories: Sequence[History]) -> Histories:
+        """Concatenate single histories."""
+        return cls(
+            user_ids=tuple(h.user_id for h in histories),
+            indptr=np.concatenate([[0], np.cumsum([len(h) for h in histories])]).astype(np.int64),
+            items=np.concatenate([h.items for h in histories] or [np.empty(0)]).astype(np.int32),
+            timestamps=np.concatenate([h.timestamps for h in histories] or [np.empty(0)]).astype(np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def __getitem__(self, row):  # type: ignore[no-untyped-def,override]
+        """Return one :class:`History`, or :class:`Histories` for a slice or an array of rows."""
+        if isinstance(row, (int, np.integer)):
+            if not -len(self) <= row < len(self):
+                raise IndexError(f"row {row} of {len(self)} histories")
+            start, stop = self.indptr[int(row) % len(self)], self.indptr[int(row) % len(self) + 1]
+            return History(self.user_ids[row], self.items[start:stop], self.timestamps[start:stop])
+        rows = np.arange(len(self))[row]
+        return Histories.from_list([self[int(r)] for r in rows])
+
+    def __iter__(self) -> Iterator[History]:
+        for row in range(len(self)):
+            yield self[row]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Events per user [U]."""
+        return np.diff(self.indptr)
+
+
+@dataclass(frozen=True, eq=False)
+class Holdout:
+    """What a system is asked: the history up to a point, and the item that came next."""
+
+    histories: Histories  # U users
+    target_items: NDArray[np.int32]  # [U] catalogue indices
+    target_timestamps: NDArray[np.int64]  # [U] seconds since 1970, UTC
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    def select(self, rows: NDArray[np.integer]) -> Holdout:
+        """Return the holdout of some users, in the order of ``rows``."""
+        return Holdout(self.histories[rows], self.target_items[rows], self.target_timestamps[rows])

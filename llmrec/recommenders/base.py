@@ -1,0 +1,85 @@
+"""The protocol that every recommender follows, and the helper for those that score all items.
+
+Shapes: U users, N items of the catalogue, K recommendations.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.data.histories import Histories
+from llmrec.data.recommendations import Recommendations
+from llmrec.data.split import Split
+
+__all__ = ["Recommender", "ScoringRecommender", "top_k"]
+
+
+@runtime_checkable
+class Recommender(Protocol):
+    """A system under comparison.
+
+    ``fit`` may look at ``split.train`` and, to choose among its own settings or epochs, at
+    ``split.valid``; never at ``split.test``. ``recommend`` gets histories it has not necessarily seen.
+    """
+
+    name: str
+
+    def fit(self, split: Split) -> None:
+        """Learn from the training histories."""
+        ...
+
+    def recommend(self, histories: Histories, k: int, *, exclude_seen: bool = True) -> Recommendations:
+        """Return the ``k`` best items for each history, best first; equal scores by catalogue order."""
+        ...
+
+
+class ScoringRecommender(ABC):
+    """A recommender that scores every item; subclasses write ``fit`` and ``score``."""
+
+    name: str
+    batch_size: int = 1024  # users scored at once: U x N float32 must fit in memory
+
+    @abstractmethod
+    def fit(self, split: Split) -> None:
+        """Learn from the training histories."""
+
+    @abstractmethod
+    def score(self, histories: Histories) -> NDArray[np.floating]:
+        """Return a score for every item of the catalogue [U, N]; higher is better."""
+
+    def recommend(self, histories: Histories, k: int, *, exclude_seen: bool = True) -> Recommendations:
+        """Return the ``k`` best items for each history, best first; equal scores by catalogue order."""
+        items, scores = [], []
+        for start in range(0, len(histories), self.batch_size):
+            batch = histories[start : start + self.batch_size]
+            matrix = np.array(self.score(batch), dtype=np.float64)  # [U, N]; a copy, since it is masked
+            if exclude_seen:
+                matrix[np.repeat(np.arange(len(batch)), batch.lengths), batch.items] = -np.inf
+            best, values = top_k(matrix, k)
+            items.append(best)
+            scores.append(values)
+        return Recommendations(self.name, histories.user_ids, np.concatenate(items), np.concatenate(scores))
+
+
+def top_k(scores: NDArray[np.floating], k: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Return the ``k`` best columns of each row and their scores, both [U, k].
+
+    Equal scores keep column order, so the result does not depend on the sorting algorithm. Columns at
+    ``-inf`` are not recommended: the list is filled with ``-1`` instead.
+    """
+    k = min(k, scores.shape[1])
+    # argpartition alone picks arbitrarily among ties at the border, so ask it for the border *value*,
+    # keep all columns above it and fill up with the first columns that equal it.
+    border = np.partition(scores, -k, axis=1)[:, -k][:, None]  # [U, 1]
+    above, equal = scores > border, scores == border
+    keep = above | (equal & (np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    columns = np.nonzero(keep)[1].reshape(len(scores), k)
+    values = np.take_along_axis(scores, columns, axis=1).astype(np.float64)
+    order = np.argsort(-values, axis=1, kind="stable")
+    values = np.take_along_axis(values, order, axis=1)
+    items = np.take_along_axis(columns, order, axis=1).astype(np.int32)
+    return np.where(np.isneginf(values), np.int32(-1), items), values
