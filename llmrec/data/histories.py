@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,20 +42,24 @@ class Histories(Sequence[History]):
         return cls(
             user_ids=tuple(h.user_id for h in histories),
             indptr=np.concatenate([[0], np.cumsum([len(h) for h in histories])]).astype(np.int64),
-            items=np.concatenate([h.items for h in histories] or [np.empty(0)]).astype(np.int32),
-            timestamps=np.concatenate([h.timestamps for h in histories] or [np.empty(0)]).astype(np.int64),
+            items=np.concatenate([np.empty(0, np.int32), *(h.items for h in histories)]),
+            timestamps=np.concatenate([np.empty(0, np.int64), *(h.timestamps for h in histories)]),
         )
 
     def __len__(self) -> int:
         return len(self.user_ids)
 
-    def __getitem__(self, row):  # type: ignore[no-untyped-def,override]
+    @overload
+    def __getitem__(self, row: int | np.integer) -> History: ...
+    @overload
+    def __getitem__(self, row: slice | NDArray[np.integer]) -> Histories: ...
+    def __getitem__(self, row: int | np.integer | slice | NDArray[np.integer]) -> History | Histories:
         """Return one :class:`History`, or :class:`Histories` for a slice or an array of rows."""
         if isinstance(row, (int, np.integer)):
             if not -len(self) <= row < len(self):
                 raise IndexError(f"row {row} of {len(self)} histories")
             start, stop = self.indptr[int(row) % len(self)], self.indptr[int(row) % len(self) + 1]
-            return History(self.user_ids[row], self.items[start:stop], self.timestamps[start:stop])
+            return History(self.user_ids[int(row)], self.items[start:stop], self.timestamps[start:stop])
         rows = np.arange(len(self))[row]
         return Histories.from_list([self[int(r)] for r in rows])
 

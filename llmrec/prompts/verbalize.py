@@ -1,0 +1,178 @@
+"""Histories into token ids: training documents whose every event is a target, and prompts.
+
+Each part is tokenised on its own and the ids are concatenated. A tokenizer applied to the whole text would
+merge across the borders of parts; then a prompt would not be a prefix of the document, and one item would have
+several spellings, of which the trie knows only one.
+
+Shapes: T tokens of a document, L events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.data.catalog import Catalog
+from llmrec.data.histories import History
+from llmrec.errors import PromptError
+from llmrec.prompts.template import PromptTemplate, render
+from llmrec.prompts.time import verbalise_times
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Document", "Verbalizer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """A verbalised history and where its identifiers lie."""
+
+    token_ids: NDArray[np.int64]  # [T]
+    starts: NDArray[np.int64]  # [L] first token of each event's identifier
+    stops: NDArray[np.int64]  # [L] one past its last token (which is the end token)
+
+    def labels(self, first_target: int = 1) -> NDArray[np.int64]:
+        """Return the token ids where a target's identifier stands and -100 elsewhere [T].
+
+        The first ``first_target`` events are context only: nothing precedes the very first event, so there is
+        nothing to predict it from.
+        """
+        labels = np.full(len(self.token_ids), -100, dtype=np.int64)
+        for start, stop in zip(self.starts[first_target:], self.stops[first_target:], strict=True):
+            labels[start:stop] = self.token_ids[start:stop]
+        return labels
+
+
+class Verbalizer:
+    """Writes histories with one template, one tokenizer and one set of identifiers.
+
+    Parameters
+    ----------
+    template, tokenizer, catalog
+        What to write, in which alphabet, about which items.
+    identifiers
+        Token ids of each item's identifier, including its end token [N].
+    time
+        One of :data:`llmrec.prompts.time.TIME_STYLES`.
+    resolution, min_gap
+        See :func:`llmrec.prompts.time.verbalise_times`.
+    max_events
+        Longest history that a prompt shows: the newest events. Older ones are not in the prompt.
+    context_length
+        Longest sequence the model can read, in tokens.
+    """
+
+    def __init__(
+        self,
+        template: PromptTemplate,
+        tokenizer: PreTrainedTokenizerBase,
+        catalog: Catalog,
+        identifiers: Sequence[Sequence[int]],
+        *,
+        time: str = "gap",
+        resolution: int = 1,
+        min_gap: int = 3600,
+        max_events: int = 20,
+        context_length: int | None = None,
+    ) -> None:
+        attributes = {"title": catalog.titles, **catalog.attributes}
+        template.check_fields(attributes)
+        self.template = template
+        self.max_events = max_events
+        self.context_length = context_length
+        self._identifiers = [np.asarray(i, dtype=np.int64) for i in identifiers]
+        self._time = {"style": time, "resolution": resolution, "min_gap": min_gap}
+        self._attributes = {name: attributes[name] for name in template.fields() - {"time"}}
+        self._tokenizer = tokenizer
+        self._cache: dict[str, NDArray[np.int64]] = {}
+        # Llama's tokenizer starts every text with a BOS token and the model expects it; GPT-2's and SmolLM2's
+        # do not. Tokenising an empty text tells which kind this one is.
+        bos = list(tokenizer("", add_special_tokens=True)["input_ids"])
+        self._head = np.concatenate([np.asarray(bos, dtype=np.int64), self._encode(template.preamble)])
+
+    def document(self, history: History) -> Document:
+        """Verbalise a whole history; no windowing is applied.
+
+        Raises
+        ------
+        PromptError
+            The document is longer than the model's context.
+        """
+        pieces, starts, stops = [self._head], [], []
+        position = len(self._head)
+        for item, when in self._events(history):
+            before, identifier, after = self._event(item, when)
+            starts.append(position + len(before))
+            stops.append(position + len(before) + len(identifier))
+            pieces += [before, identifier, after]
+            position = stops[-1] + len(after)
+        tokens = np.concatenate(pieces)
+        self._check_length(tokens, history)
+        return Document(tokens, np.asarray(starts, dtype=np.int64), np.asarray(stops, dtype=np.int64))
+
+    def prompt(self, history: History, target_timestamp: int | None = None) -> NDArray[np.int64]:
+        """Return the token ids after which the next item's identifier is to be generated.
+
+        The newest ``max_events`` events are shown. ``target_timestamp`` is used only if the template reveals the
+        target's time.
+
+        Raises
+        ------
+        PromptError
+            The history is empty, or the prompt with the longest identifier exceeds the model's context.
+        """
+        if not len(history):
+            raise PromptError(
+                f"User {history.user_id!r} has no events, so there is no history to write a prompt from. Expected "
+                "at least one event; use a popularity recommender for users without a history."
+            )
+        window = History(
+            history.user_id, history.items[-self.max_events :], history.timestamps[-self.max_events :]
+        )
+        pieces = [self.document(window).token_ids]
+        if self.template.before:
+            when = ""
+            if self.template.reveals_target_time:
+                if target_timestamp is None:
+                    raise PromptError(
+                        f"The template {self.template.name!r} states the target's time, but no time was given for "
+                        f"user {history.user_id!r}. Give target timestamps, or move {{time}} to the part 'after'."
+                    )
+                when = verbalise_times(
+                    timestamps=np.append(window.timestamps, target_timestamp),
+                    **self._time,  # type: ignore[arg-type]
+                )[-1]
+            pieces.append(self._encode(render(self.template.before, {"time": when})))
+        tokens = np.concatenate(pieces)
+        self._check_length(tokens, history, room=max(map(len, self._identifiers)))
+        return tokens
+
+    def _events(self, history: History) -> list[tuple[int, str]]:
+        times = verbalise_times(timestamps=history.timestamps, **self._time)  # type: ignore[arg-type]
+        return [(int(item), when) for item, when in zip(history.items, times, strict=True)]
+
+    def _event(self, item: int, when: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        values = {name: column[item] for name, column in self._attributes.items()} | {"time": when}
+        before = render(self.template.before, {"time": when}) if self.template.before else ""
+        return self._encode(before), self._identifiers[item], self._encode(render(self.template.after, values))
+
+    def _encode(self, text: str) -> NDArray[np.int64]:
+        if text not in self._cache:
+            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+            self._cache[text] = np.asarray(ids, dtype=np.int64)
+        return self._cache[text]
+
+    def _check_length(self, tokens: NDArray[np.int64], history: History, room: int = 0) -> None:
+        if self.context_length is not None and len(tokens) + room > self.context_length:
+            raise PromptError(
+                f"The prompt of user {history.user_id!r} takes {len(tokens):,} tokens and the longest identifier "
+                f"{room:,}; the model reads at most {self.context_length:,}. Expected both to fit: lower "
+                f"prompt.max_events (now {self.max_events}), choose a shorter template, or a model with a longer "
+                "context. Nothing was cut off."
+            )
