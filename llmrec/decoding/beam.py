@@ -39,7 +39,7 @@ class BeamResult:
     items: NDArray[np.int32]  # [B, K] best first; -1 where fewer than K items are allowed
     scores: NDArray[np.float64]  # [B, K] log-probability; -inf where there is no item
     certified: NDArray[np.bool_]  # [B] whether this is provably the model's exact top K
-    forward_tokens: int  # tokens that went through the model, prompts included
+    beam_tokens: int  # tokens that went through the model after the prompts, filler included
 
 
 @dataclass
@@ -136,7 +136,7 @@ def beam_search(
             "recommend. Expected at least one item that the user has not seen."
         )
     rank = np.arange(len(live.user)) - np.searchsorted(live.user, live.user)
-    return _collect(trie, live.take(rank < k), n_users, k, pruned, packed.forward_tokens)
+    return _collect(trie, live.take(rank < k), n_users, k, pruned, packed.beam_tokens)
 
 
 def _hidden_keys(trie: CompiledTrie, exclude: Sequence[NDArray[np.integer]]) -> NDArray[np.int64]:
@@ -208,7 +208,7 @@ def _collect(
     n_users: int,
     k: int,
     pruned: NDArray[np.float64],
-    forward_tokens: int,
+    beam_tokens: int,
 ) -> BeamResult:
     items = np.full((n_users, k), -1, dtype=np.int32)
     scores = np.full((n_users, k), -np.inf)
@@ -217,7 +217,7 @@ def _collect(
     items[live.user, rank] = trie.order[trie.first[live.node]]
     scores[live.user, rank] = live.score
     certified = scores[:, -1] >= pruned  # an incomplete list is certified only if nothing was cut off
-    return BeamResult(items, scores, certified, forward_tokens)
+    return BeamResult(items, scores, certified, beam_tokens)
 
 
 class _PackedDecoder:
@@ -246,7 +246,7 @@ class _PackedDecoder:
         )
         self.cache = output.past_key_values
         self.first_logits = output.logits[:, -1].float()  # [B, V]
-        self.forward_tokens = ids.numel()
+        self.beam_tokens = 0
         self.sees = mask.bool().numpy()[:, None, :]  # [B, 1 + S, P + S] what each slot attends to
         self.position = mask.sum(1, keepdim=True).numpy() - 1  # [B, 1 + S]
 
@@ -286,7 +286,7 @@ class _PackedDecoder:
             use_cache=True,
         )
         self.cache = output.past_key_values
-        self.forward_tokens += ids.size
+        self.beam_tokens += ids.size
         self.sees = np.concatenate([np.pad(self.sees, ((0, 0), (0, 0), (0, m))), sees], axis=1)
         self.position = np.concatenate([self.position, position], axis=1)
         rows = torch.as_tensor(users, device=self.device), torch.as_tensor(column, device=self.device)

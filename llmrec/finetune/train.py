@@ -23,7 +23,7 @@ from llmrec.config import Finetune
 from llmrec.errors import ConfigError, LlmrecError, nearest
 from llmrec.prompts.verbalize import Document
 
-__all__ = ["add_lora", "collate", "finetune", "target_loss"]
+__all__ = ["add_lora", "batch_order", "collate", "finetune", "target_loss"]
 
 
 def add_lora(model: Any, settings: Finetune, seed: int) -> Any:
@@ -136,8 +136,10 @@ def finetune(
     checkpoints: Path,
     seed: int,
     on_step: Callable[[int, int], None] | None = None,
-) -> list[dict[str, float]]:
-    """Train the adapters of ``model`` in place and return the log: one dict per step with step and loss.
+) -> tuple[list[dict[str, float]], list[int]]:
+    """Train the adapters of ``model`` in place.
+
+    Returns the log, one dict per step with ``step`` and ``loss``, and the documents that were read, in order.
 
     A folder of checkpoints that a killed run left behind is taken up where it ended, with the optimiser's and the
     random numbers' state, so the result is that of an uninterrupted run.
@@ -158,7 +160,8 @@ def finetune(
     LlmrecError
         The loss became NaN or infinite.
     """
-    rows = [{"input_ids": d.token_ids, "labels": d.labels()} for d in documents]
+    order = batch_order([len(d.token_ids) for d in documents], settings.steps, settings.batch_size, seed)
+    rows = [{"input_ids": documents[i].token_ids, "labels": documents[i].labels()} for i in order]
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=settings.steps,
@@ -168,7 +171,7 @@ def finetune(
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        train_sampling_strategy="group_by_length",  # documents of like length pad each other little
+        train_sampling_strategy="sequential",  # batch_order has shuffled and grouped them
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would replace a NaN in the log by the mean so far, and hide it
         save_steps=settings.save_steps,
@@ -188,9 +191,28 @@ def finetune(
     model.train()
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     model.eval()
-    return [
-        {"step": entry["step"], "loss": entry["loss"]} for entry in trainer.state.log_history if "loss" in entry
-    ]
+    log = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
+    return log, order
+
+
+def batch_order(lengths: Sequence[int], steps: int, batch_size: int, seed: int) -> list[int]:
+    """Return the documents of all batches, one after the other: ``steps * batch_size`` indices.
+
+    Every pass over the documents is a new random order, in which documents of like length share a batch: sorting
+    stretches of 32 batches keeps padding to a few per cent and the order random. Passes follow each other
+    without a gap, so every batch is full.
+    """
+    rng = np.random.default_rng(seed)
+    wanted, drawn = steps * batch_size, []
+    while len(drawn) < wanted:
+        drawn += rng.permutation(len(lengths)).tolist()
+    order: list[int] = []
+    stretch = 32 * batch_size
+    for start in range(0, wanted, stretch):
+        part = sorted(drawn[start : min(start + stretch, wanted)], key=lambda i: lengths[i])
+        batches = [part[at : at + batch_size] for at in range(0, len(part), batch_size)]
+        order += [i for b in rng.permutation(len(batches)) for i in batches[b]]
+    return order
 
 
 def last_checkpoint(folder: Path) -> str | None:

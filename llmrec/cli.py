@@ -1,0 +1,84 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmrec.errors import LlmrecError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Recommenders from language models, with an honest yardstick.",
+)
+prompt_app = typer.Typer(no_args_is_help=True, help="Look at prompts.")
+app.add_typer(prompt_app, name="prompt")
+
+ConfigPath = Annotated[Path, typer.Argument(help="The run's YAML file, for example eval/demo.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, for example finetune.steps=50; may be repeated.")
+]
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    set_: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate time and memory.")] = False,
+) -> None:
+    """Do all stages to the report; what is done already is not done again."""
+    from llmrec.pipeline import run as pipeline
+
+    (pipeline.dry_run if dry_run else pipeline.run)(config, set_ or [])
+
+
+def _stage(name: str, text: str) -> None:
+    def command(config: ConfigPath, set_: Overrides = None) -> None:
+        from llmrec.pipeline import run as pipeline
+
+        pipeline.run(config, set_ or [], until=name)
+
+    command.__doc__ = text
+    app.command(name)(command)
+
+
+_stage("prepare", "Read the data, check it and split it.")
+_stage("finetune", "Fine-tune the language model; needs 'prepare'.")
+_stage("recommend", "Make every system's lists; needs 'finetune'.")
+_stage("evaluate", "Measure all lists of the run; needs 'recommend'.")
+_stage("compare", "Write the report; needs 'recommend'.")
+
+
+@prompt_app.command("show")
+def prompt_show(
+    config: ConfigPath,
+    user: Annotated[str, typer.Option(help="Id of a user.")],
+    set_: Overrides = None,
+) -> None:
+    """Print the exact prompt of a user, where the targets of training lie, and what it costs in tokens."""
+    from llmrec.pipeline.show import show_prompt
+
+    show_prompt(config, set_ or [], user)
+
+
+def main() -> None:
+    """Entry point: a user's mistake prints one paragraph and exits with code 2."""
+    # Libraries that announce themselves on every start would bury the lines that matter.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        app()
+    except LlmrecError as error:
+        print(f"llmrec: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("llmrec: interrupted; the same command goes on from here.", file=sys.stderr)  # noqa: T201
+        sys.exit(130)

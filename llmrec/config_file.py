@@ -1,0 +1,136 @@
+"""Read a config: a YAML file and ``--set`` overrides; all problems are reported at once."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from llmrec.config import RunConfig, System
+from llmrec.errors import ConfigError, nearest
+
+__all__ = ["dump_config", "load_config", "validate_config"]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and apply overrides of the form ``finetune.steps=50``.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or no YAML mapping, or there are problems with its settings: all of them in one message.
+    """
+    path = Path(path)
+    if not path.is_file():
+        here = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
+        raise ConfigError(
+            f"There is no config file {str(path)!r}{nearest(str(path), here)}. Expected the path of a YAML file such as "
+            "eval/demo.yaml."
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config {str(path)!r} is not valid YAML: {error}. Expected one.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"The config {str(path)!r} holds a {type(content).__name__}. Expected settings as 'name: value'."
+        )
+    for override in overrides:
+        _apply(content, override)
+    return validate_config(content, str(path))
+
+
+def validate_config(content: dict[str, Any], source: str = "the config") -> RunConfig:
+    """Check a nested dict of settings; raise one :class:`ConfigError` with everything that is wrong."""
+    problems = []
+    config = None
+    try:
+        config = RunConfig.model_validate(content)
+    except ValidationError as error:
+        problems = [line for e in error.errors() for line in _explain(e)]
+    # Options of systems belong to their classes; they are checked even if something else is wrong.
+    from llmrec.recommenders.registry import system_problems
+
+    systems = content.get("systems") if config is None else config.systems
+    if isinstance(systems, dict):
+        for name, value in systems.items():
+            if isinstance(value, System) or value is None or isinstance(value, dict):
+                system = value if isinstance(value, System) else System(**(value or {}))
+                problems += system_problems(str(name), system)
+    if problems:
+        listed = "\n".join(f"  - {p}" for p in problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError(f"{source} has {count}:\n{listed}")
+    assert config is not None
+    return config
+
+
+def dump_config(config: RunConfig) -> str:
+    """Return the resolved config as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, sign, value = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"The override {override!r} has no '='. Expected key=value, for example finetune.steps=50.")
+    *parents, last = key.strip().split(".")
+    place = content
+    for i, name in enumerate(parents):
+        place = place.setdefault(name, {}) if place.get(name) is not None else _new(place, name)
+        if not isinstance(place, dict):
+            raise ConfigError(
+                f"The override {override!r} goes below {'.'.join(parents[: i + 1])}, which is a value. Expected the "
+                "dotted name of a setting."
+            )
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"The value of the override {override!r} is not valid YAML. Quote it.") from None
+
+
+def _new(place: dict[str, Any], name: str) -> dict[str, Any]:
+    place[name] = {}
+    return typing.cast(dict[str, Any], place[name])
+
+
+def _explain(error: Any) -> list[str]:
+    where = [str(part) for part in error["loc"]]
+    name = ".".join(where)
+    if error["type"] == "extra_forbidden":
+        valid = _fields(where[:-1])
+        hint = nearest(where[-1], valid)
+        return [f"{name}: there is no such setting{hint}; expected one of {', '.join(valid)}"]
+    if error["type"] == "missing":
+        return [f"{name}: missing; {_doc(where)}"]
+    if error["type"] == "value_error":
+        lines = str(error["ctx"]["error"]).split("\n")
+        return [f"{name}: {line}" if name else line for line in lines]
+    doc = _doc(where)
+    message = error["msg"][:1].lower() + error["msg"][1:]
+    return [f"{name}: got {error['input']!r}; {message}" + (f" ({doc})" if doc else "")]
+
+
+def _model(where: Sequence[str]) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = RunConfig
+    for name in where:
+        field = model.model_fields.get(name) if model is not None else None
+        kind = field.annotation if field is not None else None
+        model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return model
+
+
+def _fields(where: Sequence[str]) -> list[str]:
+    model = _model(where)
+    return list(model.model_fields) if model is not None else []
+
+
+def _doc(where: Sequence[str]) -> str:
+    model = _model(where[:-1])
+    field = model.model_fields.get(where[-1]) if model is not None and where else None
+    text = (field.description or "") if field is not None else ""
+    return " ".join(text.split()).rstrip(".")

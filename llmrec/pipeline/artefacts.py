@@ -1,0 +1,102 @@
+"""The run directory: artefacts that are whole or absent, and that belong to one config.
+
+A stage writes into a temporary sibling and renames it, so a kill leaves nothing that looks finished. Each artefact
+carries a *key*, the settings that decided it; a stage that finds one with another key refuses to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from llmrec.errors import ArtefactError
+
+__all__ = ["check_key", "flatten", "locked", "read_json", "whole_folder", "write_text"]
+
+
+@contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``final`` when the block ends without an error."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".tmp"))
+    try:
+        yield work
+        work.chmod(0o755)
+        os.rename(work, final)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step: readers see the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that a stage wrote; a damaged one raises :class:`ArtefactError`."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtefactError(
+            f"{str(path)!r} cannot be read: {error}. Expected what the stage before wrote there: remove "
+            f"{str(path.parent)!r} and run again."
+        ) from None
+    return content
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep a second process out of a run directory."""
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout:
+        raise ArtefactError(
+            f"Another process is working in {str(run)!r}. Expected to have it alone: wait for it, or give this run "
+            "another directory with --set output=..."
+        ) from None
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def check_key(artefact: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse an artefact that other settings have made.
+
+    Raises
+    ------
+    ArtefactError
+        Names the settings that differ.
+    """
+    # Through JSON, as the found key was: tuples become lists.
+    old, new = flatten(found), flatten(json.loads(json.dumps(wanted)))
+    different = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if different:
+        changes = "; ".join(f"{n} was {old.get(n)!r} and is now {new.get(n)!r}" for n in different[:5])
+        more = f" (and {len(different) - 5} more)" if len(different) > 5 else ""
+        raise ArtefactError(
+            f"{str(artefact)!r} was made with another config: {changes}{more}. Expected the same settings, because "
+            "results of different configs must not be mixed. Give this config a directory of its own with "
+            f"--set output=..., or remove {str(artefact)!r} to make it again."
+        )

@@ -1,0 +1,222 @@
+"""Evaluate all lists of a run and write its report."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmrec.config import RunConfig
+from llmrec.data.catalog import Catalog
+from llmrec.data.recommendations import Recommendations, read_meta, read_recommendations
+from llmrec.data.split import Split
+from llmrec.errors import ArtefactError
+from llmrec.eval.compare import compare
+from llmrec.eval.context import Curve, LLMNotes, ReportContext
+from llmrec.eval.evaluate import Cost, Evaluation, evaluate, train_counts
+from llmrec.eval.examples import pick_users, user_examples
+from llmrec.eval.files import write_evaluation
+from llmrec.eval.report import render_html, render_markdown
+from llmrec.eval.slices import user_slices
+from llmrec.pipeline.artefacts import check_key, read_json, write_text
+from llmrec.pipeline.parts import language_parts, sample_rows
+from llmrec.pipeline.stages import llm_systems, recommend_key
+from llmrec.progress import say
+from llmrec.prompts.template import load_template
+from llmrec.prompts.time import TIME_STYLES
+
+__all__ = ["compare_stage", "evaluate_stage"]
+
+_PACKAGES = ("llmrec", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "polars")
+
+
+def evaluate_stage(config: RunConfig, split: Split, catalog: Catalog) -> list[Evaluation]:
+    """Evaluate every file in recommendations/ on the users of the comparison, and write evaluation/."""
+    users = split.test.select(sample_rows(config, split))
+    return [
+        _evaluate(config, split, catalog, lists, users, meta, write=True)
+        for lists, meta in _read_lists(config, split, catalog)
+    ]
+
+
+def compare_stage(config: RunConfig, split: Split, catalog: Catalog, config_path: str) -> Path:
+    """Write report.html and report.md and return the former's path."""
+    run = config.output
+    rows = sample_rows(config, split)
+    users = split.test.select(rows)
+    read = list(_read_lists(config, split, catalog))
+    evaluations = [_evaluate(config, split, catalog, lists, users, meta, write=False) for lists, meta in read]
+    llms = llm_systems(config)
+    subject = next((e.system for e in evaluations if e.system in llms and e.system != config.evaluation.baseline), None)
+    counts = train_counts(split.train, len(catalog))
+    options: dict[str, Any] = {"baseline": config.evaluation.baseline, "seed": config.seed}
+    comparison = compare(evaluations, subject=subject, slices=user_slices(users, counts), **options)
+
+    everyone = [(lists, meta) for lists, meta in read if len(lists) == len(split.test)]
+    all_users = None
+    if len(rows) < len(split.test) and config.evaluation.baseline in [lists.system for lists, _ in everyone]:
+        complete = [_evaluate(config, split, catalog, r, split.test, m, write=False) for r, m in everyone]
+        all_users = compare(complete, **options)
+
+    chosen = pick_users(len(users), config.evaluation.users_shown, config.seed)
+    prompts = _prompts(config, split, catalog, users, chosen) if llms else None
+    sample = ""
+    if len(rows) < len(split.test):
+        sample = (
+            f"{len(rows):,} of {len(split.test):,} test users, drawn at random with seed {config.seed}: the same users "
+            "for every system."
+        )
+    metas = {lists.system: meta for lists, meta in read}
+    context = ReportContext(
+        run_name=config.name,
+        created=datetime.datetime.now(datetime.UTC).strftime("%-d %B %Y"),
+        warnings=_warnings(config, metas),
+        sample_note=sample,
+        all_users=all_users,
+        llm=tuple(_llm_notes(config, name) for name in llms),
+        certified={s: m["certified"] for s, m in metas.items() if "certified" in m},
+        curves=_curves(config, metas),
+        users=user_examples(
+            users,
+            [lists for lists, _ in read],
+            catalog,
+            chosen,
+            prompt=prompts,
+            details="year" if "year" in catalog.attributes else None,
+            time_resolution=split.protocol.time_resolution,
+        ),
+        users_seed=config.seed,
+        provenance=tuple(read_json(run / "split" / "meta.json").get("provenance", ())),
+        versions={p: importlib.metadata.version(p) for p in _PACKAGES},
+        config_yaml=(run / "config.yaml").read_text(encoding="utf-8"),
+        command=f"llmrec run {config_path}",
+    )
+    write_text(run / "report.md", render_markdown(comparison, context))
+    write_text(run / "report.html", render_html(comparison, context))
+    say(comparison.summary_sentence)
+    return run / "report.html"
+
+
+def _read_lists(config: RunConfig, split: Split, catalog: Catalog) -> list[tuple[Recommendations, dict[str, Any]]]:
+    """Read all lists: first those of the config, in its order, then those made elsewhere."""
+    folder = config.output / "recommendations"
+    missing = [name for name in config.systems if not (folder / f"{name}.parquet").is_file()]
+    if missing:
+        raise ArtefactError(
+            f"There are no recommendations of {', '.join(map(repr, missing))} in {str(folder)!r}. Expected a file for "
+            "every system of the config: run 'llmrec recommend' first."
+        )
+    others = sorted(p.stem for p in folder.glob("*.parquet") if p.stem not in config.systems)
+    read = []
+    for name in [*config.systems, *others]:
+        path = folder / f"{name}.parquet"
+        meta = read_meta(path)
+        if meta is not None and name in config.systems:
+            check_key(path, meta.get("key", {}), recommend_key(config, name))
+        read.append((read_recommendations(path, catalog), meta or {}))
+    return read
+
+
+def _evaluate(
+    config: RunConfig,
+    split: Split,
+    catalog: Catalog,
+    lists: Recommendations,
+    users: Any,
+    meta: dict[str, Any],
+    *,
+    write: bool,
+) -> Evaluation:
+    evaluation = evaluate(
+        lists.for_users(users.histories.user_ids),
+        users,
+        train_counts(split.train, len(catalog)),
+        catalog,
+        split.protocol,
+        ks=config.evaluation.cutoffs,
+        cost=Cost(**meta["cost"]) if "cost" in meta else None,
+        meta={k: v for k, v in meta.items() if k not in ("cost", "epochs")},
+    )
+    if write:
+        write_evaluation(config.output / "evaluation", evaluation)
+    return evaluation
+
+
+def _prompts(
+    config: RunConfig, split: Split, catalog: Catalog, users: Any, chosen: np.ndarray
+) -> dict[str, str]:
+    parts = language_parts(config, split, catalog, None)
+    texts = {}
+    for row in chosen:
+        history = users.histories[int(row)]
+        ids = parts.verbalizer.prompt(history, int(users.target_timestamps[row]))
+        texts[history.user_id] = parts.tokenizer.decode(ids)
+    return texts
+
+
+def _warnings(config: RunConfig, metas: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    elsewhere = [name for name, meta in metas.items() if not meta]
+    found = []
+    if elsewhere:
+        found.append(f"Lists of {', '.join(elsewhere)} were made elsewhere; nothing is known about how.")
+    if config.prompt.target_time:
+        found.append("The prompt tells the language model when the target happens; the other systems do not know that.")
+    return tuple(found)
+
+
+def _llm_notes(config: RunConfig, name: str) -> LLMNotes:
+    path = config.output / "adapter" / "llmrec.json"
+    trained = read_json(path) if path.is_file() else {}
+    counts = trained.get("counts", {})
+    template = load_template(config.prompt.template)
+    modules = config.finetune.target_modules
+    where = "all linear layers" if modules == "all-linear" else ", ".join(modules)
+    changed = len(trained.get("changed_titles", {}))
+    return LLMNotes(
+        system=name,
+        model=config.model.name,
+        parameters=trained.get("parameters"),
+        trainable_parameters=trained.get("trainable_parameters"),
+        adapter=f"LoRA, rank {config.finetune.lora_rank}, {where}" if trained else "trained elsewhere",
+        identifiers="titles" + (f"; {changed} told apart by year or number" if changed else ""),
+        tokens_trained=int(counts["tokens"]) if counts else None,
+        targets_trained=int(counts["targets"]) if counts else None,
+        epochs=round(counts["epochs"], 2) if counts else None,
+        decoding=f"constrained beam search, width {config.decoding.beam_width}, normalised over the "
+        f"{'vocabulary' if config.decoding.normalisation == 'vocab' else 'catalogue'}; the newest "
+        f"{config.prompt.max_events} events in the prompt",
+        template=f"{template.preamble}{template.before}<identifier>\n{template.after}",
+        time_in_words=f"{config.prompt.time}: {TIME_STYLES[config.prompt.time]}",
+        target_time_in_prompt=config.prompt.target_time,
+    )
+
+
+def _curves(config: RunConfig, metas: dict[str, dict[str, Any]]) -> tuple[Curve, ...]:
+    curves = []
+    for name, meta in metas.items():
+        epochs = meta.get("epochs")
+        if epochs:
+            curves.append(
+                Curve(
+                    f"{name}: NDCG@10 on the validation targets",
+                    "epoch",
+                    "NDCG@10",
+                    tuple(e["epoch"] for e in epochs),
+                    tuple(e["ndcg@10"] for e in epochs),
+                    meta.get("best_epoch"),
+                )
+            )
+    path = config.output / "adapter" / "llmrec.json"
+    log = read_json(path).get("log", []) if path.is_file() else []
+    if log:
+        y = [e["loss"] for e in log]
+        # One batch is noise; a running mean of ten shows the trend.
+        smooth = tuple(float(np.mean(y[max(0, i - 9) : i + 1])) for i in range(len(y)))
+        curves.append(
+            Curve("Language model: training loss, mean of ten steps", "step", "nats per token", tuple(e["step"] for e in log), smooth)
+        )
+    return tuple(replace(c, chosen_x=float(c.chosen_x) if c.chosen_x else None) for c in curves)

@@ -1,0 +1,64 @@
+"""All stages in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmrec.config import RunConfig
+from llmrec.config_file import load_config
+from llmrec.errors import ArtefactError
+from llmrec.pipeline.artefacts import locked
+from llmrec.pipeline.stages import finetune_stage, llm_systems, prepare, recommend_stage
+from llmrec.progress import say
+
+__all__ = ["dry_run", "run"]
+
+
+def run(config_path: Path, overrides: Sequence[str] = (), until: str | None = None) -> None:
+    """Do all stages, or a single one.
+
+    Parameters
+    ----------
+    config_path, overrides
+        See :func:`llmrec.config_file.load_config`.
+    until
+        Name of a single stage to do (prepare, finetune, recommend, evaluate or compare); its inputs must be there.
+
+    Raises
+    ------
+    LlmrecError
+        The config, the data or the artefacts in the run directory cannot be used.
+    """
+    config = load_config(config_path, overrides)
+    with locked(config.output):
+        if until not in (None, "prepare"):
+            _need_split(config)
+        split, catalog = prepare(config)
+        if until in (None, "finetune") and llm_systems(config):
+            finetune_stage(config, split, catalog)
+        if until in (None, "recommend"):
+            recommend_stage(config, split, catalog)
+        if until in (None, "evaluate", "compare"):
+            from llmrec.pipeline.report_stage import compare_stage, evaluate_stage
+
+            if until != "compare":
+                evaluate_stage(config, split, catalog)
+            if until != "evaluate":
+                command = " ".join([str(config_path), *(f"--set {o}" for o in overrides)])
+                say(f"Report: {compare_stage(config, split, catalog, command)}")
+
+
+def dry_run(config_path: Path, overrides: Sequence[str] = ()) -> None:
+    """Estimate time and memory of all stages from a short measurement; writes nothing into the run directory."""
+    from llmrec.pipeline.estimate import estimate
+
+    estimate(load_config(config_path, overrides))
+
+
+def _need_split(config: RunConfig) -> None:
+    if not (config.output / "split").is_dir():
+        raise ArtefactError(
+            f"There is no split in {str(config.output / 'split')!r}. Expected the result of the first stage: run "
+            "'llmrec prepare' with this config first, or 'llmrec run' for everything."
+        )

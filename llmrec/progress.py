@@ -1,0 +1,52 @@
+"""Progress on the terminal: a bar with time left, or a line now and then where the output is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["bar", "console", "say"]
+
+console = Console(highlight=False, soft_wrap=True)
+_EVERY = 15.0  # seconds between lines in a log file
+
+
+def say(text: str) -> None:
+    """Print one line; markup in it is shown as it is."""
+    console.print(text, markup=False)
+
+
+@contextmanager
+def bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far something is; call what this yields with (done, total)."""
+    if not console.is_terminal:
+        yield _Lines(description)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class _Lines:
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.started = self.printed = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.printed < _EVERY or not done:
+            return
+        self.printed = now
+        left = (now - self.started) / done * (total - done)
+        say(f"  {self.description}: {done:,} of {total:,}, about {clock(left)} left")
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as ``2 min 05 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

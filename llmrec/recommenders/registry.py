@@ -1,0 +1,88 @@
+"""The built-in recommenders by name; anybody else's by its dotted path."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from llmrec.config import System
+from llmrec.errors import ConfigError, nearest
+
+__all__ = ["LLM", "RECOMMENDERS", "build_recommender", "system_problems"]
+
+LLM = "llm"
+"""The kind that is configured by the sections prompt, identifiers, model, finetune and decoding."""
+
+RECOMMENDERS = {
+    "popularity": "llmrec.recommenders.popularity:Popularity",
+    "itemknn": "llmrec.recommenders.itemknn:ItemKNN",
+    "sasrec": "llmrec.recommenders.sasrec:SASRec",
+}
+
+# Given by the run, not by the config of a system.
+_INJECTED = ("self", "name", "seed", "on_epoch")
+
+
+def kind_of(name: str, system: System) -> str:
+    """Return a system's kind: what its config says, or else its own name."""
+    return system.kind or name
+
+
+def build_recommender(name: str, system: System, **injected: Any) -> Any:
+    """Make a recommender; ``injected`` keywords reach it if its constructor takes them."""
+    cls = _load(kind_of(name, system))
+    accepted = inspect.signature(cls.__init__).parameters
+    return cls(**system.options, **{k: v for k, v in {"name": name, **injected}.items() if k in accepted})
+
+
+def system_problems(name: str, system: System) -> list[str]:
+    """Return what is wrong with a system's kind and options, one line each."""
+    kind = kind_of(name, system)
+    if kind == LLM:
+        return [
+            f"systems.{name}.{option}: the language model is configured by the sections prompt, identifiers, model, "
+            "finetune and decoding; expected no options here"
+            for option in system.options
+        ]
+    try:
+        cls = _load(kind)
+    except ConfigError as error:
+        return [f"systems.{name}: {error}"]
+    parameters = inspect.signature(cls.__init__).parameters
+    valid = [p for p in parameters if p not in _INJECTED]
+    hints = get_type_hints(cls.__init__)
+    problems = []
+    for option, value in system.options.items():
+        where = f"systems.{name}.{option}"
+        if option not in valid:
+            problems.append(f"{where}: {kind} has no such setting{nearest(option, valid)}; expected one of {', '.join(valid)}")
+        elif option in hints:
+            try:
+                adapter = TypeAdapter(hints[option], config=ConfigDict(strict=False))
+                adapter.validate_python(value)
+            except ValidationError as error:
+                problems.append(f"{where}: got {value!r}; {error.errors()[0]['msg'].lower()}")
+    if not problems:
+        try:
+            build_recommender(name, system)
+        except (ConfigError, ValueError) as error:
+            problems.append(f"systems.{name}: {error}")
+    return problems
+
+
+def _load(kind: str) -> Any:
+    path = RECOMMENDERS.get(kind, kind)
+    module, _, attribute = path.partition(":")
+    if not attribute:
+        known = [LLM, *RECOMMENDERS]
+        raise ConfigError(
+            f"there is no recommender {kind!r}{nearest(kind, known)}; expected one of {', '.join(known)}, or "
+            "package.module:Class"
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"the recommender {kind!r} cannot be imported: {error}") from None
