@@ -164,18 +164,19 @@ def _expand(
     open_ = live.take(~live.done)
     edges = trie.edges(open_.node)
     row = np.repeat(np.arange(len(open_.node)), np.diff(edges.offsets))  # [c] which hypothesis
-    allowed = ~_is_hidden(hidden, open_.user[row], edges.nodes, trie.n_nodes)
-    row, tokens, nodes = row[allowed], edges.tokens[allowed], edges.nodes[allowed]
     device = logits.device
     flat_rows = torch.as_tensor(row, device=device)
-    scores = logits[flat_rows, torch.as_tensor(tokens.astype(np.int64), device=device)]  # [c]
+    scores = logits[flat_rows, torch.as_tensor(edges.tokens.astype(np.int64), device=device)]  # [c]
     if normalisation == "vocab":
         norm = torch.logsumexp(logits, dim=-1)  # [n]
     else:
+        # Over all children, hidden ones included: what a user has seen must not change the other items' scores.
         top = torch.full((len(logits),), -torch.inf, device=device).scatter_reduce(0, flat_rows, scores, "amax")
         total = torch.zeros(len(logits), device=device).index_add(0, flat_rows, (scores - top[flat_rows]).exp())
         norm = total.log() + top
     logp = (scores - norm[flat_rows]).double().cpu().numpy()
+    allowed = ~_is_hidden(hidden, open_.user[row], edges.nodes, trie.n_nodes)
+    row, tokens, nodes, logp = row[allowed], edges.tokens[allowed], edges.nodes[allowed], logp[allowed]
     grown = _Hypotheses(
         user=open_.user[row],
         node=nodes,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -161,7 +162,9 @@ def finetune(
         The loss became NaN or infinite.
     """
     order = batch_order([len(d.token_ids) for d in documents], settings.steps, settings.batch_size, seed)
-    rows = [{"input_ids": documents[i].token_ids, "labels": documents[i].labels()} for i in order]
+    rows = Dataset.from_dict(
+        {"input_ids": [d.token_ids for d in documents], "labels": [d.labels() for d in documents]}
+    ).select(order)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=settings.steps,

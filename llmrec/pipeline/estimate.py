@@ -1,0 +1,99 @@
+"""Estimate the time and memory of a run from a short measurement on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from llmrec.config import RunConfig
+from llmrec.data.catalog import Catalog
+from llmrec.data.split import Split
+from llmrec.pipeline.memory import peak_memory, reset_peak_memory
+from llmrec.pipeline.parts import language_parts, load_data, load_language_model, make_split, sample_rows
+from llmrec.progress import clock, console, say
+from llmrec.recommenders.registry import LLM, build_recommender, kind_of
+
+__all__ = ["estimate"]
+
+_STEPS = 3  # the first is slower than the rest (memory is laid out), so it is not counted
+
+
+def estimate(config: RunConfig) -> None:
+    """Measure a few steps, epochs and users of every system, and print what the whole run would take."""
+    reset_peak_memory()
+    interactions, catalog, _ = load_data(config)
+    split = make_split(config, interactions, catalog)
+    rows: list[tuple[str, str, float, str]] = []
+    for name, system in config.systems.items():
+        if kind_of(name, system) == LLM:
+            rows += _language_model(config, name, split, catalog)
+        else:
+            rows.append(_other(config, name, split))
+    table = Table("stage", "work", "estimated time", "measured on")
+    for stage, work, seconds, measured in rows:
+        table.add_row(stage, work, clock(seconds), measured)
+    console.print(table)
+    total = sum(seconds for _, _, seconds, _ in rows)
+    peak = peak_memory()
+    memory = f"; memory {peak / 2**30:.1f} GiB at the peak so far" if peak else ""
+    say(f"About {clock(total)} in all{memory}. Nothing was written; early stopping may end training sooner.")
+
+
+def _language_model(
+    config: RunConfig, name: str, split: Split, catalog: Catalog
+) -> list[tuple[str, str, float, str]]:
+    from llmrec.finetune.examples import training_documents, windows
+    from llmrec.finetune.train import add_lora, finetune
+    from llmrec.recommenders.llm import LLMRecommender
+
+    model: Any = load_language_model(config)
+    context = getattr(model.config, "max_position_embeddings", None)
+    parts = language_parts(config, split, catalog, context)
+    llm = LLMRecommender(
+        model, parts.verbalizer, parts.trie, finetune=config.finetune, decoding=config.decoding, name=name
+    )
+    users = sample_rows(config, split)
+    # A random batch, since that is what the run will see on average.
+    some = np.random.default_rng(0).choice(users, size=min(config.decoding.batch_size, len(users)), replace=False)
+    started = time.monotonic()
+    llm.recommend(split.test.select(some).histories, config.evaluation.k, exclude_seen=config.split.exclude_seen)
+    decode = (time.monotonic() - started) / len(some)
+
+    cut = windows(split.train, config.prompt.max_events, config.finetune.windows_per_user)
+    documents = training_documents(parts.verbalizer, split.train, cut)
+    settings = config.finetune.model_copy(update={"steps": _STEPS, "save_steps": _STEPS + 1})
+    times = [time.monotonic()]
+    with tempfile.TemporaryDirectory() as folder:
+        tuned = add_lora(model, config.finetune, config.seed)
+        finetune(
+            tuned,
+            documents,
+            settings,
+            checkpoints=Path(folder),
+            seed=config.seed,
+            on_step=lambda done, of: times.append(time.monotonic()),
+        )
+    step = float(np.mean(np.diff(times)[1:]))
+    return [
+        ("finetune", f"{config.finetune.steps:,} steps", step * config.finetune.steps, f"{_STEPS - 1} steps"),
+        ("recommend " + name, f"{len(users):,} users", decode * len(users), f"{len(some)} users"),
+    ]
+
+
+def _other(config: RunConfig, name: str, split: Split) -> tuple[str, str, float, str]:
+    system = config.systems[name]
+    recommender = build_recommender(name, system, seed=config.seed)
+    most = getattr(recommender, "max_epochs", None)
+    if most is not None:
+        recommender.max_epochs = 2
+    started = time.monotonic()
+    recommender.fit(split)
+    seconds = time.monotonic() - started
+    if most is None:
+        return f"recommend {name}", "fit", seconds, "the whole fit"
+    return f"recommend {name}", f"at most {most:,} epochs", seconds / 2 * most, "2 epochs"

@@ -1,0 +1,77 @@
+"""Print the prompt of one user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.text import Text
+
+from llmrec.config_file import load_config
+from llmrec.data.histories import History
+from llmrec.errors import DataError, nearest
+from llmrec.pipeline.parts import language_parts, load_data, make_split
+from llmrec.progress import console, say
+
+__all__ = ["show_prompt"]
+
+
+def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
+    """Print what the model is asked about a user, and what it learns from the user's newest training window.
+
+    Raises
+    ------
+    DataError
+        There is no such user, or the user's history is too short to be held out.
+    """
+    config = load_config(config_path, overrides)
+    interactions, catalog, _ = load_data(config)
+    split = make_split(config, interactions, catalog)
+    users = split.test.histories.user_ids
+    if user not in users:
+        known = split.train.user_ids
+        if user in known:
+            raise DataError(
+                f"User {user!r} has only {len(split.train[known.index(user)])} events, too few to hold one out, and is "
+                "used for training only. Expected a user with 3 events or more."
+            )
+        raise DataError(
+            f"There is no user {user!r} in the log of {len(known):,} users{nearest(user, known)}. Expected an id from "
+            f"its user column, for example {known[0]!r}."
+        )
+    row = users.index(user)
+    parts = language_parts(config, split, catalog, None)
+    tokenizer, verbalizer = parts.tokenizer, parts.verbalizer
+    when = int(split.test.target_timestamps[row])
+    history = split.test.histories[row]
+    prompt = verbalizer.prompt(history, when)
+
+    say(f"Prompt of user {user} for the test target: {len(prompt):,} tokens, the newest "
+        f"{min(len(history), verbalizer.max_events)} of {len(history)} events")  # fmt: skip
+    console.rule(style="dim")
+    console.print(Text(tokenizer.decode(prompt)), end="")
+    console.rule(style="dim")
+    target = int(split.test.target_items[row])
+    say(f"To be generated: {parts.identifiers.texts[target]!r}, {len(parts.identifiers.token_ids[target])} tokens with "
+        "the end token")  # fmt: skip
+
+    train = split.train[split.train.user_ids.index(user)]
+    window = slice(-verbalizer.max_events - 1, None)
+    document = verbalizer.document(History(user, train.items[window], train.timestamps[window]))
+    n_targets = int((document.labels() != -100).sum())
+    say(f"\nNewest training window: {len(document.token_ids):,} tokens, of which {n_targets:,} in "
+        f"{len(document.starts) - 1} targets (in green; the first event is context)")  # fmt: skip
+    console.rule(style="dim")
+    text, at = Text(), 0
+    for start, stop in zip(document.starts[1:], document.stops[1:], strict=True):
+        text.append(tokenizer.decode(document.token_ids[at:start]))
+        text.append(tokenizer.decode(document.token_ids[start:stop]), style="green")
+        at = int(stop)
+    text.append(tokenizer.decode(document.token_ids[at:]))
+    console.print(text, end="")
+    console.rule(style="dim")
+    spans = ", ".join(f"{a}-{b}" for a, b in zip(document.starts[1:], document.stops[1:], strict=True))
+    say(f"Targets are at token positions {spans}")
+    lengths = np.array([len(ids) for ids in parts.identifiers.token_ids])
+    say(f"An identifier takes {lengths.mean():.1f} tokens on average and {lengths.max()} at most")

@@ -1,0 +1,73 @@
+"""A tiny but real language model with a tokenizer of its own, and a log to go with it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from llmrec.data.catalog import Catalog
+
+TITLES = [
+    "Alien", "Aliens", "Alien 3", "Heat", "Sabrina", "Sabrina", "Casino", "Babe", "Toy Story",
+    "The Land Before Time", "The Land Before Time II", "Amélie", "七人の侍", "Die Hard", "Die Hard 2", "Se7en",
+]  # fmt: skip
+YEARS = [
+    "1979", "1986", "1992", "1995", "1954", "1995", "1995", "1995", "1995",
+    "1988", "1994", "2001", "1954", "1988", "1990", "1995",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def catalog() -> Catalog:
+    return Catalog(tuple(f"i{n}" for n in range(len(TITLES))), tuple(TITLES), {"year": tuple(YEARS)})
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a randomly initialised two-layer Llama and a byte-level BPE tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-lm")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([*TITLES, "watched 3 days later\n"] * 3, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def csv_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with log.csv and items.csv: 24 users with 4 to 12 events each."""
+    folder = tmp_path_factory.mktemp("csv")
+    draw = random.Random(0)
+    lines = ["user,item,time"]
+    for user in range(24):
+        when = 800_000_000 + draw.randrange(10**6)
+        for item in draw.sample(range(len(TITLES)), draw.randint(4, 12)):
+            when += draw.choice([0, 60, 7_200, 86_400 * 3, 86_400 * 40])
+            lines.append(f"u{user},i{item},{when}")
+    (folder / "log.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    items = [f"i{n},{t},{y}" for n, (t, y) in enumerate(zip(TITLES, YEARS, strict=True))]
+    (folder / "items.csv").write_text("item,title,year\n" + "\n".join(items) + "\n", encoding="utf-8")
+    return folder

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmrec.data.catalog import Catalog
+from llmrec.data.histories import Histories
+from llmrec.data.interactions import Interactions, time_resolution
+from llmrec.data.sources import read_catalog, read_interactions
+from llmrec.data.split import leave_one_out
+from llmrec.data.split_files import read_split, write_split
+from llmrec.errors import DataError
+
+COLUMNS = {"user_id": "user", "item_id": "item", "timestamp": "time", "title": "title"}
+
+
+def log_of(rows):
+    return Interactions.from_frame(pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row"))
+
+
+def catalog_of(n):
+    names = tuple(f"i{k}" for k in range(n))
+    return Catalog(names, names)
+
+
+events = st.lists(
+    st.tuples(st.sampled_from("abc"), st.integers(0, 4).map("i{}".format), st.integers(0, 5)), min_size=1, max_size=40
+)
+
+
+@given(events)
+def test_leave_one_out_against_a_plain_loop(rows):
+    catalog = catalog_of(5)
+    by_user = {}
+    for user, item, time in sorted(rows, key=lambda r: r[2]):  # stable: ties keep source order
+        by_user.setdefault(user, []).append((catalog.index(item), time))
+    if not any(len(e) >= 3 for e in by_user.values()):
+        with pytest.raises(DataError, match="nobody to evaluate"):
+            leave_one_out(log_of(rows), catalog, dataset="x", short_histories="train")
+        return
+    split = leave_one_out(log_of(rows), catalog, dataset="x", short_histories="train")
+    assert split.train.user_ids == tuple(sorted(by_user))
+    held = sorted(u for u in by_user if len(by_user[u]) >= 3)
+    assert split.test.histories.user_ids == split.valid.histories.user_ids == tuple(held)
+    for history in split.train:
+        expected = by_user[history.user_id]
+        expected = expected[:-2] if history.user_id in held else expected
+        assert list(zip(history.items, history.timestamps, strict=True)) == expected
+    for row, user in enumerate(held):
+        for holdout, cut in ((split.valid, 2), (split.test, 1)):
+            history = holdout.histories[row]
+            assert list(zip(history.items, history.timestamps, strict=True)) == by_user[user][:-cut]
+            target = (holdout.target_items[row], holdout.target_timestamps[row])
+            assert target == by_user[user][-cut]
+    p = split.protocol
+    assert p.tie_rate_last_two == pytest.approx(
+        np.mean([by_user[u][-1][1] == by_user[u][-2][1] for u in held])
+    )
+    assert p.repeated_targets == sum(by_user[u][-1][0] in [i for i, _ in by_user[u][:-1]] for u in held)
+    assert p.short_histories == len(by_user) - len(held)
+
+
+@given(events)
+def test_split_survives_its_files(tmp_path_factory, rows):
+    catalog = catalog_of(5)
+    try:
+        split = leave_one_out(log_of(rows), catalog, dataset="x", short_histories="train")
+    except DataError:
+        return
+    folder = tmp_path_factory.mktemp("split")
+    write_split(folder, split, catalog)
+    again, same_catalog = read_split(folder)
+    assert same_catalog.item_ids == catalog.item_ids
+    assert again.protocol == split.protocol
+    pairs = [(split.train, again.train)]
+    for a, b in ((split.valid, again.valid), (split.test, again.test)):
+        pairs.append((a.histories, b.histories))
+        assert (a.target_items == b.target_items).all()
+        assert (a.target_timestamps == b.target_timestamps).all()
+    for a, b in pairs:
+        assert a.user_ids == b.user_ids
+        for name in ("indptr", "items", "timestamps"):
+            assert (getattr(a, name) == getattr(b, name)).all()
+
+
+def test_shuffled_ties_depend_on_the_seed_only_and_keep_time_order():
+    rows = [("a", f"i{n}", n // 10) for n in range(30)]
+    log, catalog = log_of(rows), catalog_of(30)
+    orders = [leave_one_out(log, catalog, dataset="x", ties="shuffle", seed=s).train.items.tolist() for s in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+    assert [i // 10 for i in orders[0]] == sorted(i // 10 for i in orders[0])
+
+
+def test_short_history_is_an_error_unless_allowed():
+    rows = [("a", "i0", 1), ("b", "i0", 1), ("b", "i1", 2), ("b", "i2", 3)]
+    with pytest.raises(DataError, match=r"example user 'a' with 1\..*short_histories to 'train'"):
+        leave_one_out(log_of(rows), catalog_of(3), dataset="x")
+
+
+def test_unknown_item_is_an_error():
+    with pytest.raises(DataError, match=r"Item 'i9' is not in the catalogue of 3 items"):
+        leave_one_out(log_of([("a", "i9", 1)] * 3), catalog_of(3), dataset="x")
+
+
+def test_time_resolution():
+    assert time_resolution(np.array([0, 86_400])) == 86_400
+    assert time_resolution(np.array([0, 7_200])) == 3_600
+    assert time_resolution(np.array([60])) == 60
+    assert time_resolution(np.array([1, 60])) == 1
+
+
+def test_histories_index_like_a_sequence():
+    split = leave_one_out(log_of([(u, f"i{n}", n) for u in "ab" for n in range(4)]), catalog_of(4), dataset="x")
+    assert [h.user_id for h in split.train] == ["a", "b"]
+    assert split.train[-1].user_id == "b"
+    assert isinstance(split.train[np.array([1])], Histories)
+    with pytest.raises(IndexError):
+        split.train[2]
+
+
+def test_catalogue_refuses_empty_titles_and_duplicate_ids():
+    with pytest.raises(DataError, match="empty title, for example item 'b'"):
+        Catalog(("a", "b"), ("x", "  "))
+    with pytest.raises(DataError, match="lists item 'a' more than once"):
+        Catalog(("a", "a"), ("x", "y"))
+
+
+# --- files of users
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_reads_csv_tsv_and_parquet_alike_and_keeps_leading_zeros(tmp_path):
+    frame = pl.DataFrame({"user": ["007", "8"], "item": ["01", "02"], "time": [5, 6]})
+    frame.write_csv(tmp_path / "a.csv")
+    frame.write_csv(tmp_path / "a.tsv", separator="\t")
+    frame.write_parquet(tmp_path / "a.parquet")
+    read = [read_interactions(tmp_path / f"a.{kind}", COLUMNS).frame for kind in ("csv", "tsv", "parquet")]
+    assert read[0].equals(read[1])
+    assert read[0].equals(read[2])
+    assert read[0]["user_id"].to_list() == ["007", "8"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("user,item,tim\na,b,1\n", r"no column 'time' \(did you mean 'tim'\?\)"),
+        ("user,item,time\na,b,yesterday\n", "timestamps are no numbers; the first is 'yesterday' in data row 1"),
+        ("user,item,time\na,b,\n", "timestamps are no numbers"),
+        ("user,item,time\na,b,874965758000\n", "look like milliseconds"),
+        ("user,item,time\n,b,1\n", "no usable 'user_id'"),
+        ("user,item,time\n", "log is empty"),
+        ("", "cannot be read as csv"),
+    ],
+)
+def test_bad_logs_say_what_to_do(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        read_interactions(write(tmp_path / "log.csv", text), COLUMNS)
+
+
+def test_missing_file_and_wrong_kind(tmp_path):
+    write(tmp_path / "log.csv", "")
+    with pytest.raises(DataError, match=r"no such file \(did you mean 'log.csv'\?\)"):
+        read_interactions(tmp_path / "lag.csv", COLUMNS)
+    with pytest.raises(DataError, match=r"Expected .csv, .tsv, .parquet"):
+        read_interactions(write(tmp_path / "log.xlsx", ""), COLUMNS)
+
+
+def test_catalogue_with_an_empty_title(tmp_path):
+    path = write(tmp_path / "items.csv", "item,title\n1,A\n2,\n")
+    with pytest.raises(DataError, match="empty title, for example item '2'"):
+        read_catalog(path, COLUMNS)
