@@ -24,7 +24,9 @@ __all__ = [
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class Columns(_Section):
@@ -132,7 +134,7 @@ class Finetune(_Section):
     """Gradients longer than this are scaled down."""
     lora_rank: int = Field(default=16, ge=1)
     """Rank of the update matrices; trainable parameters grow with it."""
-    lora_alpha: float = Field(default=32.0, gt=0)
+    lora_alpha: int = Field(default=32, ge=1)
     """The update is scaled by lora_alpha / lora_rank."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = "all-linear"

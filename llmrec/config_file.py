@@ -77,7 +77,9 @@ def dump_config(config: RunConfig) -> str:
 def _apply(content: dict[str, Any], override: str) -> None:
     key, sign, value = override.partition("=")
     if not sign or not key:
-        raise ConfigError(f"The override {override!r} has no '='. Expected key=value, for example finetune.steps=50.")
+        raise ConfigError(
+            f"The override {override!r} has no '='. Expected key=value, for example finetune.steps=50."
+        )
     *parents, last = key.strip().split(".")
     place = content
     for i, name in enumerate(parents):

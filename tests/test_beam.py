@@ -87,9 +87,7 @@ def test_beam_against_brute_force(family, normalisation, problem):
     model, trie = model_of(family), CompiledTrie.from_sequences(sequences)
     n = len(sequences)
     for w in (width, n):
-        found = beam_search(
-            model, trie, prompts, k, width=w, exclude=exclude, normalisation=normalisation
-        )
+        found = beam_search(model, trie, prompts, k, width=w, exclude=exclude, normalisation=normalisation)
         for row, prompt in enumerate(prompts):
             scores = brute_force(model, trie, sequences, prompt, normalisation)
             got = [i for i in found.items[row] if i >= 0]
@@ -109,9 +107,7 @@ def test_beam_against_brute_force(family, normalisation, problem):
 def test_catalogue_probabilities_sum_to_one():
     sequences = [(2, END), (2, 3, END), (3, 4, 5, END), (4, END)]
     trie = CompiledTrie.from_sequences(sequences)
-    found = beam_search(
-        model_of("llama"), trie, [np.array([1, 2])], 4, width=4, normalisation="catalogue"
-    )
+    found = beam_search(model_of("llama"), trie, [np.array([1, 2])], 4, width=4, normalisation="catalogue")
     assert np.exp(found.scores[0]).sum() == pytest.approx(1, abs=1e-5)
 
 

@@ -18,7 +18,9 @@ COLUMNS = {"user_id": "user", "item_id": "item", "timestamp": "time", "title": "
 
 
 def log_of(rows):
-    return Interactions.from_frame(pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row"))
+    return Interactions.from_frame(
+        pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    )
 
 
 def catalog_of(n):
@@ -27,7 +29,9 @@ def catalog_of(n):
 
 
 events = st.lists(
-    st.tuples(st.sampled_from("abc"), st.integers(0, 4).map("i{}".format), st.integers(0, 5)), min_size=1, max_size=40
+    st.tuples(st.sampled_from("abc"), st.integers(0, 4).map("i{}".format), st.integers(0, 5)),
+    min_size=1,
+    max_size=40,
 )
 
 
@@ -89,7 +93,10 @@ def test_split_survives_its_files(tmp_path_factory, rows):
 def test_shuffled_ties_depend_on_the_seed_only_and_keep_time_order():
     rows = [("a", f"i{n}", n // 10) for n in range(30)]
     log, catalog = log_of(rows), catalog_of(30)
-    orders = [leave_one_out(log, catalog, dataset="x", ties="shuffle", seed=s).train.items.tolist() for s in (1, 1, 2)]
+    orders = [
+        leave_one_out(log, catalog, dataset="x", ties="shuffle", seed=s).train.items.tolist()
+        for s in (1, 1, 2)
+    ]
     assert orders[0] == orders[1] != orders[2]
     assert [i // 10 for i in orders[0]] == sorted(i // 10 for i in orders[0])
 
@@ -113,7 +120,9 @@ def test_time_resolution():
 
 
 def test_histories_index_like_a_sequence():
-    split = leave_one_out(log_of([(u, f"i{n}", n) for u in "ab" for n in range(4)]), catalog_of(4), dataset="x")
+    split = leave_one_out(
+        log_of([(u, f"i{n}", n) for u in "ab" for n in range(4)]), catalog_of(4), dataset="x"
+    )
     assert [h.user_id for h in split.train] == ["a", "b"]
     assert split.train[-1].user_id == "b"
     assert isinstance(split.train[np.array([1])], Histories)
@@ -151,7 +160,10 @@ def test_reads_csv_tsv_and_parquet_alike_and_keeps_leading_zeros(tmp_path):
     ("text", "message"),
     [
         ("user,item,tim\na,b,1\n", r"no column 'time' \(did you mean 'tim'\?\)"),
-        ("user,item,time\na,b,yesterday\n", "timestamps are no numbers; the first is 'yesterday' in data row 1"),
+        (
+            "user,item,time\na,b,yesterday\n",
+            "timestamps are no numbers; the first is 'yesterday' in data row 1",
+        ),
         ("user,item,time\na,b,\n", "timestamps are no numbers"),
         ("user,item,time\na,b,874965758000\n", "look like milliseconds"),
         ("user,item,time\n,b,1\n", "no usable 'user_id'"),

@@ -46,12 +46,19 @@ def documents(tiny_lm, catalog):
     def make(template=None, n=6):
         tokenizer = load_tokenizer(tiny_lm)
         verbalizer = Verbalizer(
-            template or load_template("films"), tokenizer, catalog, title_identifiers(catalog, tokenizer).token_ids
+            template or load_template("films"),
+            tokenizer,
+            catalog,
+            title_identifiers(catalog, tokenizer).token_ids,
         )
         draw = np.random.default_rng(0)
         histories = Histories.from_list(
             [
-                History(str(u), draw.permutation(len(catalog))[: 4 + u].astype(np.int32), 86_400 * np.arange(4 + u))
+                History(
+                    str(u),
+                    draw.permutation(len(catalog))[: 4 + u].astype(np.int32),
+                    86_400 * np.arange(4 + u),
+                )
                 for u in range(n)
             ]
         )
@@ -66,14 +73,17 @@ def test_loss_of_the_document_is_that_of_one_prompt_per_target(tiny_lm, document
     for template in (load_template("films"), PromptTemplate("b", "Seen:\n", "[{time}: ]", "")):
         made, verbalizer, histories = documents(template)
         document, history = made[-1], histories[len(histories) - 1]
-        whole = float(target_loss(model, collate([{"input_ids": document.token_ids, "labels": document.labels()}])))
+        row = {"input_ids": document.token_ids, "labels": document.labels()}
+        whole = target_loss(model, collate([row])).item()
         total, count = 0.0, 0
         for n in range(1, len(history)):
             past = History("x", history.items[:n], history.timestamps[:n])
             prompt = verbalizer.prompt(past, int(history.timestamps[n]))
             target = document.token_ids[document.starts[n] : document.stops[n]]
             with torch.no_grad():
-                logp = model(torch.as_tensor(np.concatenate([prompt, target]))[None]).logits[0].log_softmax(-1)
+                logp = (
+                    model(torch.as_tensor(np.concatenate([prompt, target]))[None]).logits[0].log_softmax(-1)
+                )
             rows = torch.arange(len(prompt) - 1, len(prompt) + len(target) - 1)
             total -= float(logp[rows, torch.as_tensor(target)].sum())
             count += len(target)
@@ -86,7 +96,9 @@ def test_padding_changes_no_loss(tiny_lm, documents):
     with torch.no_grad():
         n = torch.tensor([(r["labels"] != -100).sum() for r in rows])
         each = torch.stack([target_loss(model, collate([r])) for r in rows])
-        assert float(target_loss(model, collate(rows))) == pytest.approx(float((each * n).sum() / n.sum()), abs=1e-5)
+        assert float(target_loss(model, collate(rows))) == pytest.approx(
+            float((each * n).sum() / n.sum()), abs=1e-5
+        )
 
 
 def weights(model):
@@ -100,7 +112,9 @@ def test_training_lowers_the_loss_touches_adapters_only_and_repeats_bit_for_bit(
         base = load_model(tiny_lm)
         before = base.state_dict()["model.embed_tokens.weight"].clone()
         model = add_lora(base, SETTINGS, seed=3)
-        log, order = finetune(model, made, SETTINGS.model_copy(update={"steps": 30}), checkpoints=tmp_path / run, seed=3)
+        log, order = finetune(
+            model, made, SETTINGS.model_copy(update={"steps": 30}), checkpoints=tmp_path / run, seed=3
+        )
         assert len(log) == 30
         assert len(order) == 60
         assert np.mean([e["loss"] for e in log[-5:]]) < np.mean([e["loss"] for e in log[:5]]) - 0.1
@@ -113,17 +127,14 @@ def test_training_lowers_the_loss_touches_adapters_only_and_repeats_bit_for_bit(
 def test_killed_training_goes_on_and_ends_the_same(tiny_lm, documents, tmp_path):
     made = documents()[0]
 
-    class Killed(Exception):
-        pass
-
     def die(step, steps):
         if step == 5:
-            raise Killed
+            raise KeyboardInterrupt
 
     whole = add_lora(load_model(tiny_lm), SETTINGS, seed=3)
     log, _ = finetune(whole, made, SETTINGS, checkpoints=tmp_path / "whole", seed=3)
     broken = add_lora(load_model(tiny_lm), SETTINGS, seed=3)
-    with pytest.raises(Killed):
+    with pytest.raises(KeyboardInterrupt):
         finetune(broken, made, SETTINGS, checkpoints=tmp_path / "killed", seed=3, on_step=die)
     half = tmp_path / "killed" / "checkpoint-5"  # a kill while the Trainer was writing
     half.mkdir()

@@ -35,7 +35,11 @@ def test_a_suffix_that_is_somebody_elses_title_is_not_taken():
     assert changed == {1: "A"}
 
 
-@given(st.lists(st.sampled_from(["A", "A ", "A (2)", "A (3)", "A (1)", "B", "A (2) (2)"]), min_size=1, max_size=9))
+@given(
+    st.lists(
+        st.sampled_from(["A", "A ", "A (2)", "A (3)", "A (1)", "B", "A (2) (2)"]), min_size=1, max_size=9
+    )
+)
 def test_texts_are_always_distinct_and_unique_titles_untouched(titles):
     texts, _ = distinct_titles(catalog_of(titles, year=("1",) * len(titles)), ["year"])
     assert len(set(texts)) == len(texts)

@@ -22,7 +22,9 @@ WORDY = PromptTemplate("wordy", "Films:\n", "[{time}: ]", "[({year}) ]|\n")
 
 
 def history(n: int, step: int = DAY) -> History:
-    return History("secret-user-4711", np.arange(n, dtype=np.int32), 10**9 + step * np.arange(n, dtype=np.int64))
+    return History(
+        "secret-user-4711", np.arange(n, dtype=np.int32), 10**9 + step * np.arange(n, dtype=np.int64)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,14 @@ def test_unknown_field_names_the_nearest(verbalizer):
 
 def test_gap_words():
     times = np.array([0, 30, 3_630, 3_630 + 3 * DAY, 3_630 + 17 * DAY, 3_630 + 17 * DAY + 32_000_000])
-    assert verbalise_times("gap", times) == ["", "", "1 hour later", "3 days later", "2 weeks later", "1 year later"]
+    assert verbalise_times("gap", times) == [
+        "",
+        "",
+        "1 hour later",
+        "3 days later",
+        "2 weeks later",
+        "1 year later",
+    ]
     assert verbalise_times("bucket", times)[2:] == ["hours later", "days later", "weeks later", "years later"]
 
 
@@ -135,7 +144,10 @@ def test_labels_are_the_identifiers_of_all_events_but_the_first(verbalizer, toke
 
 def test_only_the_newest_events_are_shown(verbalizer):
     v = verbalizer(load_template("films"), max_events=3)
-    assert (v.prompt(history(8)) == v.prompt(History("x", *(a[5:] for a in (history(8).items, history(8).timestamps))))).all()
+    assert (
+        v.prompt(history(8))
+        == v.prompt(History("x", *(a[5:] for a in (history(8).items, history(8).timestamps))))
+    ).all()
 
 
 def test_user_id_never_enters_the_prompt(verbalizer, tokenizer):

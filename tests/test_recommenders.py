@@ -470,7 +470,17 @@ def test_loss_in_pieces_is_the_same_loss(monkeypatch):
 def test_all_wrong_settings_are_told_at_once():
     with pytest.raises(ConfigError) as error:
         SASRec(
-            dim=10, heads=4, dropout=1.0, lr=0, stride=51, max_len=50, batch_size=0, patience=0, temperature=0
+            dim=10,
+            heads=4,
+            dropout=1.0,
+            temperature=0,
+            max_len=50,
+            stride=51,
+            lr=0,
+            batch_size=0,
+            patience=0,
+            device="gpu",
+            threads=0,
         )
     for name in (
         "dim=10",
@@ -480,6 +490,7 @@ def test_all_wrong_settings_are_told_at_once():
         "batch_size=0",
         "patience=0",
         "temperature=0",
+        "device='gpu'",
         "threads=0",
     ):
         assert name in str(error.value)

@@ -74,7 +74,11 @@ def read_catalog(path: Path, columns: Mapping[str, str], attributes: Sequence[st
 def _pick(table: pl.DataFrame, names: Mapping[str, str], path: Path) -> pl.DataFrame:
     for ours, theirs in names.items():
         if theirs not in table.columns:
-            setting = f"data.columns.{ours}" if ours in ("user_id", "item_id", "timestamp", "title") else "data.columns.attributes"
+            setting = (
+                f"data.columns.{ours}"
+                if ours in ("user_id", "item_id", "timestamp", "title")
+                else "data.columns.attributes"
+            )
             raise DataError(
                 f"{str(path)!r} has no column {theirs!r}{nearest(theirs, table.columns)}; it has "
                 f"{', '.join(table.columns)}. Expected one for {ours}: correct the file's header, or name the right "

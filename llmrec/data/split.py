@@ -119,7 +119,9 @@ def leave_one_out(
     rows = np.arange(len(user_ids))
     return Split(
         train=_prefixes(everything, rows, starts, stops - held_out),
-        valid=Holdout(_prefixes(everything, held, starts[held], last - 1), items[last - 1], timestamps[last - 1]),
+        valid=Holdout(
+            _prefixes(everything, held, starts[held], last - 1), items[last - 1], timestamps[last - 1]
+        ),
         test=Holdout(_prefixes(everything, held, starts[held], last), items[last], timestamps[last]),
         protocol=protocol,
     )

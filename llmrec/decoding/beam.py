@@ -49,7 +49,9 @@ class _Hypotheses:
     user: NDArray[np.int64]
     node: NDArray[np.int64]  # trie node reached
     score: NDArray[np.float64]
-    slot: NDArray[np.int64]  # packed token it ends with, see _PackedDecoder; 0 at the root, -1 for finished ones
+    slot: NDArray[
+        np.int64
+    ]  # packed token it ends with, see _PackedDecoder; 0 at the root, -1 for finished ones
     done: NDArray[np.bool_]  # node is a leaf
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> _Hypotheses:
@@ -92,7 +94,9 @@ def beam_search(
     if width < k:
         raise TrieError(f"The beam is {width} wide but {k} items are wanted. Expected beam_width >= k.")
     if normalisation not in NORMALISATIONS:
-        raise TrieError(f"Unknown normalisation {normalisation!r}. Expected one of {', '.join(NORMALISATIONS)}.")
+        raise TrieError(
+            f"Unknown normalisation {normalisation!r}. Expected one of {', '.join(NORMALISATIONS)}."
+        )
     n_users = len(prompts)
     hidden = _hidden_keys(trie, exclude or [np.empty(0, np.int64)] * n_users)
     packed = _PackedDecoder(model, prompts)
@@ -141,7 +145,10 @@ def beam_search(
 
 def _hidden_keys(trie: CompiledTrie, exclude: Sequence[NDArray[np.integer]]) -> NDArray[np.int64]:
     """Return sorted keys ``user * M + node`` of all nodes a user must not enter."""
-    keys = [trie.hidden_nodes(np.asarray(items, dtype=np.int64)) + u * trie.n_nodes for u, items in enumerate(exclude)]
+    keys = [
+        trie.hidden_nodes(np.asarray(items, dtype=np.int64)) + u * trie.n_nodes
+        for u, items in enumerate(exclude)
+    ]
     return np.concatenate([np.empty(0, np.int64), *keys])
 
 
@@ -171,8 +178,12 @@ def _expand(
         norm = torch.logsumexp(logits, dim=-1)  # [n]
     else:
         # Over all children, hidden ones included: what a user has seen must not change the other items' scores.
-        top = torch.full((len(logits),), -torch.inf, device=device).scatter_reduce(0, flat_rows, scores, "amax")
-        total = torch.zeros(len(logits), device=device).index_add(0, flat_rows, (scores - top[flat_rows]).exp())
+        top = torch.full((len(logits),), -torch.inf, device=device).scatter_reduce(
+            0, flat_rows, scores, "amax"
+        )
+        total = torch.zeros(len(logits), device=device).index_add(
+            0, flat_rows, (scores - top[flat_rows]).exp()
+        )
         norm = total.log() + top
     logp = (scores - norm[flat_rows]).double().cpu().numpy()
     allowed = ~_is_hidden(hidden, open_.user[row], edges.nodes, trie.n_nodes)

@@ -175,7 +175,8 @@ class CompiledTrie:
 
     def is_leaf(self, nodes: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Say which nodes end an identifier."""
-        return self.indptr[nodes] == self.indptr[np.asarray(nodes) + 1]
+        leaf: NDArray[np.bool_] = self.indptr[nodes] == self.indptr[np.asarray(nodes) + 1]
+        return leaf
 
     def items(self, node: int) -> NDArray[np.int32]:
         """Return all items at or below a node, in the order of their sequences."""

@@ -95,11 +95,13 @@ def target_loss(
         input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_to_keep=columns
     ).logits  # [B, C, V]
     targets = labels[:, columns]
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum")
+    loss = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum"
+    )
     return loss / (total if total is not None else (targets != -100).sum())
 
 
-class _Trainer(Trainer):  # type: ignore[misc]
+class _Trainer(Trainer):
     def compute_loss(
         self,
         model: Any,
@@ -110,7 +112,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return target_loss(model, inputs, num_items_in_batch)
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
+class _Watch(TrainerCallback):
     """Reports progress, and stops at a loss that is no number before it reaches a checkpoint."""
 
     def __init__(self, on_step: Callable[[int, int], None] | None) -> None:
@@ -120,7 +122,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if self.on_step is not None:
             self.on_step(state.global_step, state.max_steps)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
             raise LlmrecError(
@@ -206,7 +210,8 @@ def batch_order(lengths: Sequence[int], steps: int, batch_size: int, seed: int) 
     without a gap, so every batch is full.
     """
     rng = np.random.default_rng(seed)
-    wanted, drawn = steps * batch_size, []
+    wanted = steps * batch_size
+    drawn: list[int] = []
     while len(drawn) < wanted:
         drawn += rng.permutation(len(lengths)).tolist()
     order: list[int] = []

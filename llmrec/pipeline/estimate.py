@@ -59,9 +59,13 @@ def _language_model(
     )
     users = sample_rows(config, split)
     # A random batch, since that is what the run will see on average.
-    some = np.random.default_rng(0).choice(users, size=min(config.decoding.batch_size, len(users)), replace=False)
+    some = np.random.default_rng(0).choice(
+        users, size=min(config.decoding.batch_size, len(users)), replace=False
+    )
     started = time.monotonic()
-    llm.recommend(split.test.select(some).histories, config.evaluation.k, exclude_seen=config.split.exclude_seen)
+    llm.recommend(
+        split.test.select(some).histories, config.evaluation.k, exclude_seen=config.split.exclude_seen
+    )
     decode = (time.monotonic() - started) / len(some)
 
     cut = windows(split.train, config.prompt.max_events, config.finetune.windows_per_user)

@@ -75,7 +75,9 @@ def make_split(config: RunConfig, interactions: Interactions, catalog: Catalog) 
     )
 
 
-def language_parts(config: RunConfig, split: Split, catalog: Catalog, context_length: int | None) -> LanguageParts:
+def language_parts(
+    config: RunConfig, split: Split, catalog: Catalog, context_length: int | None
+) -> LanguageParts:
     """Return tokenizer, identifiers, trie and verbalizer.
 
     Raises

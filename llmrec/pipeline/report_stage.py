@@ -51,7 +51,9 @@ def compare_stage(config: RunConfig, split: Split, catalog: Catalog, config_path
     read = list(_read_lists(config, split, catalog))
     evaluations = [_evaluate(config, split, catalog, lists, users, meta, write=False) for lists, meta in read]
     llms = llm_systems(config)
-    subject = next((e.system for e in evaluations if e.system in llms and e.system != config.evaluation.baseline), None)
+    subject = next(
+        (e.system for e in evaluations if e.system in llms and e.system != config.evaluation.baseline), None
+    )
     counts = train_counts(split.train, len(catalog))
     options: dict[str, Any] = {"baseline": config.evaluation.baseline, "seed": config.seed}
     comparison = compare(evaluations, subject=subject, slices=user_slices(users, counts), **options)
@@ -101,7 +103,9 @@ def compare_stage(config: RunConfig, split: Split, catalog: Catalog, config_path
     return run / "report.html"
 
 
-def _read_lists(config: RunConfig, split: Split, catalog: Catalog) -> list[tuple[Recommendations, dict[str, Any]]]:
+def _read_lists(
+    config: RunConfig, split: Split, catalog: Catalog
+) -> list[tuple[Recommendations, dict[str, Any]]]:
     """Read all lists: first those of the config, in its order, then those made elsewhere."""
     folder = config.output / "recommendations"
     missing = [name for name in config.systems if not (folder / f"{name}.parquet").is_file()]
@@ -164,7 +168,9 @@ def _warnings(config: RunConfig, metas: dict[str, dict[str, Any]]) -> tuple[str,
     if elsewhere:
         found.append(f"Lists of {', '.join(elsewhere)} were made elsewhere; nothing is known about how.")
     if config.prompt.target_time:
-        found.append("The prompt tells the language model when the target happens; the other systems do not know that.")
+        found.append(
+            "The prompt tells the language model when the target happens; the other systems do not know that."
+        )
     return tuple(found)
 
 
@@ -217,6 +223,12 @@ def _curves(config: RunConfig, metas: dict[str, dict[str, Any]]) -> tuple[Curve,
         # One batch is noise; a running mean of ten shows the trend.
         smooth = tuple(float(np.mean(y[max(0, i - 9) : i + 1])) for i in range(len(y)))
         curves.append(
-            Curve("Language model: training loss, mean of ten steps", "step", "nats per token", tuple(e["step"] for e in log), smooth)
+            Curve(
+                "Language model: training loss, mean of ten steps",
+                "step",
+                "nats per token",
+                tuple(e["step"] for e in log),
+                smooth,
+            )
         )
     return tuple(replace(c, chosen_x=float(c.chosen_x) if c.chosen_x else None) for c in curves)

@@ -102,7 +102,9 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
                 "peak_memory_bytes": peak_memory(),
                 "parameters": parameters,
                 "trainable_parameters": trainable,
-                "changed_titles": {catalog.item_ids[i]: parts.identifiers.texts[i] for i in parts.identifiers.changed},
+                "changed_titles": {
+                    catalog.item_ids[i]: parts.identifiers.texts[i] for i in parts.identifiers.changed
+                },
             },
         )
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -130,9 +132,16 @@ def recommend_stage(config: RunConfig, split: Split, catalog: Catalog, only: str
             check_key(path, meta.get("key", {}), key)
             continue
         make = _recommend_llm if kind_of(name, system) == LLM else _recommend_other
-        make(config, name, system, split, catalog, lambda recs, meta, p=path, k=key: write_recommendations(  # type: ignore[misc]
-            p, recs, catalog, {"key": k, **meta}
-        ))
+        make(
+            config,
+            name,
+            system,
+            split,
+            catalog,
+            lambda recs, meta, p=path, k=key: write_recommendations(  # type: ignore[misc]
+                p, recs, catalog, {"key": k, **meta}
+            ),
+        )
 
 
 _Write = Callable[[Any, dict[str, Any]], None]
@@ -293,7 +302,9 @@ def _same_work(folder: Path, key: dict[str, Any]) -> None:
 
 
 def _context_length(model: Any) -> int | None:
-    return getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    return getattr(model.config, "max_position_embeddings", None) or getattr(
+        model.config, "n_positions", None
+    )
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -160,7 +160,11 @@ class Verbalizer:
     def _event(self, item: int, when: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         values = {name: column[item] for name, column in self._attributes.items()} | {"time": when}
         before = render(self.template.before, {"time": when}) if self.template.before else ""
-        return self._encode(before), self._identifiers[item], self._encode(render(self.template.after, values))
+        return (
+            self._encode(before),
+            self._identifiers[item],
+            self._encode(render(self.template.after, values)),
+        )
 
     def _encode(self, text: str) -> NDArray[np.int64]:
         if text not in self._cache:

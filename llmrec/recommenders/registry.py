@@ -58,7 +58,9 @@ def system_problems(name: str, system: System) -> list[str]:
     for option, value in system.options.items():
         where = f"systems.{name}.{option}"
         if option not in valid:
-            problems.append(f"{where}: {kind} has no such setting{nearest(option, valid)}; expected one of {', '.join(valid)}")
+            problems.append(
+                f"{where}: {kind} has no such setting{nearest(option, valid)}; expected one of {', '.join(valid)}"
+            )
         elif option in hints:
             try:
                 adapter = TypeAdapter(hints[option], config=ConfigDict(strict=False))

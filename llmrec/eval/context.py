@@ -1,0 +1,97 @@
+"""What a report can show beside the numbers; all of it is optional and left out where it is not given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from llmrec.eval.compare import Comparison
+
+__all__ = ["Curve", "ExampleEvent", "ExampleItem", "LLMNotes", "ReportContext", "UserExample"]
+
+
+@dataclass(frozen=True)
+class ExampleEvent:
+    """One event of a user's history, as shown."""
+
+    title: str
+    date: str = ""  # in words, at the resolution of the data
+    detail: str = ""  # year, genres, rating, ...
+
+
+@dataclass(frozen=True)
+class ExampleItem:
+    """One recommended item, as shown."""
+
+    title: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class UserExample:
+    """One user: what came before, what each system recommends, and what really came next."""
+
+    user_id: str
+    history: tuple[ExampleEvent, ...]  # oldest first; the most recent ones are enough
+    history_length: int  # of the whole history
+    target: ExampleEvent  # the true next item
+    lists: Mapping[str, tuple[ExampleItem, ...]]  # system -> its top few, best first
+    ranks: Mapping[str, int | None]  # system -> rank of the target; None where it is not in the list
+    list_lengths: Mapping[str, int] = field(default_factory=dict)  # system -> how deep its list goes
+    prompt: str = ""  # the prompt text exactly as the language model got it
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training curve; each has a plot of its own, because the units differ."""
+
+    title: str  # "SASRec: NDCG@10 on validation users"
+    x_label: str  # "epoch"
+    y_label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    chosen_x: float | None = None  # where training was stopped or which epoch was kept
+
+
+@dataclass(frozen=True)
+class LLMNotes:
+    """How the language model was used; fields left at their default are not shown."""
+
+    system: str = "llm"  # the evaluation these notes belong to
+    model: str = ""  # name and revision of the pretrained model
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    adapter: str = ""  # "LoRA, r = 16, all linear layers"
+    identifiers: str = ""  # how items are written: "title", "semantic id", ...
+    tokens_trained: int | None = None  # tokens that went forward and backward, epochs counted
+    targets_trained: int | None = None  # next items the loss was computed on, epochs counted
+    epochs: float | None = None
+    decoding: str = ""  # "torch beam, width 20, normalised over the vocabulary"
+    template: str = ""  # the text of the prompt template
+    time_in_words: str = ""  # how time is written in the prompt: "none", "gap to the previous event", ...
+    target_time_in_prompt: bool | None = None  # the time of the event to predict is shown to the model
+
+
+@dataclass(frozen=True, eq=False)
+class ReportContext:
+    """Everything a report shows that is not in the :class:`~llmrec.eval.compare.Comparison`."""
+
+    run_name: str = "llmrec run"
+    created: str = ""  # date of the run, in words
+    warnings: tuple[str, ...] = ()  # sentences a reader must see before the numbers
+    sample_note: str = (
+        ""  # how the users of the comparison were drawn, with the seed; "" means all test users
+    )
+    all_users: Comparison | None = None  # systems that recommended to *all* test users, where the main
+    # comparison is on a sample
+    llm: tuple[LLMNotes, ...] = ()  # one per language model in the comparison
+    certified: Mapping[str, float] = field(default_factory=dict)  # system -> share of users whose beam is
+    # proven to hold the true top-k, as a fraction of 1
+    curves: tuple[Curve, ...] = ()
+    users: tuple[UserExample, ...] = ()
+    users_seed: int | None = None  # the seed with which ``users`` were drawn at random
+    provenance: tuple[str, ...] = ()  # where data and model come from and under which licence, one line each
+    versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
+    config_yaml: str = ""  # the resolved config
+    command: str = ""  # the command that makes this report again
+    hardware: str = ""  # in words, for the cost table

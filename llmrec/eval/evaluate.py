@@ -1,0 +1,242 @@
+"""Evaluate one system: where each user's next item stands in that user's list.
+
+Shapes: U users, K places of a list, N items of the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.data.catalog import Catalog
+from llmrec.data.histories import Histories, Holdout
+from llmrec.data.protocol import Protocol
+from llmrec.data.recommendations import Recommendations
+from llmrec.errors import DataError
+from llmrec.eval.metrics import (
+    LIST_METRICS,
+    RANK_METRICS,
+    duplicate_rate,
+    filled_rate,
+    parse_metric,
+    seen_rate,
+    target_ranks,
+    validity_rate,
+)
+
+__all__ = ["Cost", "Evaluation", "evaluate", "train_counts"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a system took on the machine that ran it; ``None`` where it was not measured."""
+
+    fit_seconds: float | None = None  # wall clock, all training and tuning
+    recommend_seconds: float | None = None  # wall clock, for recommend_users users
+    recommend_users: int | None = None  # how many users recommend_seconds covers
+    peak_memory_bytes: int | None = None  # of the process, or of the device where there is one
+    tokens_trained: int | None = None  # tokens that went forward and backward, epochs counted
+    tokens_read: int | None = None  # prompt tokens while recommending
+    tokens_generated: int | None = None  # tokens decoded while recommending, all beams
+    device: str = ""  # in words, for example "2 CPU cores" or "1 x H100"
+
+    @property
+    def seconds_per_1000_users(self) -> float:
+        """Seconds to recommend to 1,000 users; NaN where it was not measured."""
+        if self.recommend_seconds is None or not self.recommend_users:
+            return float("nan")
+        return 1000.0 * self.recommend_seconds / self.recommend_users
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How one system did, user by user.
+
+    ``means`` are over all U users. Keys are ``metric@k``; ``checks`` holds fractions of 1 (validity,
+    duplicates, seen, filled); ``counts`` holds ``users``, ``in_list`` (targets found at any rank) and
+    ``unreachable`` (targets that the protocol forbids to recommend because the user has seen them: misses
+    for every system).
+    """
+
+    system: str
+    user_ids: tuple[str, ...]  # [U]
+    target_items: tuple[str, ...]  # [U] item ids
+    target_ranks: NDArray[np.float64]  # [U] from 1; NaN where the target is not in the list
+    k_max: int  # ranks are known to this depth, so metrics are defined up to it
+    ks: tuple[int, ...]  # the cutoffs in means
+    protocol: Protocol
+    means: Mapping[str, float]
+    counts: Mapping[str, int]
+    checks: Mapping[str, float]
+    cost: Cost = Cost()
+    meta: Mapping[str, Any] = field(default_factory=dict)  # how the lists were made; JSON-ready
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def values(self, metric: str) -> NDArray[np.float64]:
+        """Return a ranking metric, for example ``"ndcg@10"``, of every user [U].
+
+        Raises
+        ------
+        ConfigError
+            The metric is unknown.
+        DataError
+            The cutoff is beyond ``k_max``: there the metric is undefined.
+        """
+        function, k = parse_metric(metric)
+        if k > self.k_max:
+            raise DataError(
+                f"{metric} is undefined for {self.system!r}: its lists end at rank {self.k_max}. Expected a "
+                f"cutoff of at most {self.k_max}: recommend longer lists, or choose a smaller cutoff."
+            )
+        return function(self.target_ranks, k)
+
+    def for_users(self, user_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the rows [n] of ``user_ids``; a user that was not evaluated raises :class:`DataError`."""
+        row_of = {user: row for row, user in enumerate(self.user_ids)}
+        missing = [user for user in user_ids if user not in row_of]
+        if missing:
+            raise DataError(
+                f"{self.system!r} was not evaluated on {len(missing):,} of {len(user_ids):,} users, for example "
+                f"user {missing[0]!r}. Expected the same users for all systems: evaluate it again with the "
+                "same test users."
+            )
+        return np.fromiter((row_of[user] for user in user_ids), dtype=np.int64, count=len(user_ids))
+
+
+def train_counts(train: Histories, n_items: int) -> NDArray[np.int64]:
+    """Return how many training events each item has [N]."""
+    return np.bincount(train.items, minlength=n_items)
+
+
+def evaluate(
+    recs: Recommendations,
+    holdout: Holdout,
+    counts: NDArray[np.integer],
+    catalog: Catalog,
+    protocol: Protocol,
+    ks: Sequence[int] = (1, 5, 10, 20),
+    cost: Cost | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Compare lists with what came next.
+
+    Parameters
+    ----------
+    recs
+        A list for each user of ``holdout`` and no other, in any order of users.
+    holdout
+        The test questions, or a sample of them (``holdout.select``).
+    counts
+        Training events of each item [N], from :func:`train_counts`; for popularity only.
+    catalog
+        The candidate set.
+    protocol
+        How the holdout was made; ``exclude_seen`` tells which items are no candidates.
+    ks
+        Cutoffs for the means, each at least 1.
+    cost
+        What the system took.
+    meta
+        How the lists were made, for example what ``read_meta`` gives.
+
+    Raises
+    ------
+    DataError
+        The users differ, there are none, an item is not in the catalogue, or a list ends before
+        ``max(ks)`` although candidates are left.
+
+    Notes
+    -----
+    A list that is too short would turn "not looked for" into "not found", so it is refused; it may be
+    short only if it holds every candidate that the user has.
+    """
+    recs = _same_users(recs, holdout)
+    n = len(catalog)
+    ranks = target_ranks(recs, holdout.target_items)
+    seen, repeated = _seen(holdout, n)
+    candidates = n - (seen if protocol.exclude_seen else np.zeros(len(seen), dtype=np.int64))  # [U]
+    k_max = _depth(recs, candidates, max(ks))
+    means = {
+        f"{name}@{k}": float(metric(ranks, k).mean()) for name, metric in RANK_METRICS.items() for k in ks
+    }
+    means |= {
+        f"{name}@{k}": metric(recs.items, k, counts) for name, metric in LIST_METRICS.items() for k in ks
+    }
+    return Evaluation(
+        system=recs.system,
+        user_ids=holdout.histories.user_ids,
+        target_items=tuple(catalog.ids(holdout.target_items)),
+        target_ranks=ranks,
+        k_max=k_max,
+        ks=tuple(ks),
+        protocol=protocol,
+        means=means,
+        counts={
+            "users": len(recs),
+            "in_list": int(np.isfinite(ranks).sum()),
+            "unreachable": repeated if protocol.exclude_seen else 0,
+        },
+        checks={
+            "validity": validity_rate(recs.items, n),
+            "duplicates": duplicate_rate(recs.items),
+            "seen": seen_rate(recs.items, holdout.histories, n),
+            "filled": filled_rate(recs.items, candidates),
+        },
+        cost=cost or Cost(),
+        meta=dict(meta or {}),
+    )
+
+
+def _same_users(recs: Recommendations, holdout: Holdout) -> Recommendations:
+    asked = holdout.histories.user_ids
+    if not asked:
+        raise DataError(
+            f"There are no test users to evaluate {recs.system!r} on. Expected at least one: lower the "
+            "minimum history length, or enlarge the sample of users."
+        )
+    extra = set(recs.user_ids).difference(asked)
+    if extra:
+        raise DataError(
+            f"{recs.system!r} has lists for {len(extra):,} users that are not evaluated, for example user "
+            f"{min(extra)!r}. Expected lists for exactly the {len(asked):,} test users: pick them with "
+            "recs.for_users(holdout.histories.user_ids)."
+        )
+    return recs.for_users(asked)
+
+
+def _seen(holdout: Holdout, n_items: int) -> tuple[NDArray[np.int64], int]:
+    """Return how many different items each user has seen [U], and how many targets are among them."""
+    histories = holdout.histories
+    user = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)
+    owned = np.unique(user * n_items + histories.items)
+    target = np.arange(len(histories), dtype=np.int64) * n_items + holdout.target_items
+    return np.bincount(owned // n_items, minlength=len(histories)), int(np.isin(target, owned).sum())
+
+
+def _depth(recs: Recommendations, candidates: NDArray[np.int64], needed: int) -> int:
+    """Return the rank down to which every list is known; a depth below ``needed`` raises."""
+    lengths = (recs.items != -1).sum(axis=1)  # [U]
+    open_lists = lengths < candidates
+    if not open_lists.any():
+        return max(recs.k, needed)
+    depth = int(lengths[open_lists].min())
+    if depth < needed:
+        short = open_lists & (lengths < needed)
+        user = recs.user_ids[int(np.argmax(short))]
+        raise DataError(
+            f"{recs.system!r} recommends too few items to {int(short.sum()):,} of {len(recs):,} users: user "
+            f"{user!r} gets {int(lengths[np.argmax(short)])}, and {needed} are needed for the largest cutoff. "
+            f"Expected at least {needed} items unless the user has fewer candidates: recommend longer lists "
+            "(a wider beam), or evaluate with smaller cutoffs."
+        )
+    return depth

@@ -1,0 +1,286 @@
+"""The whole pipeline on a tiny language model and a CSV log, through the command line's own functions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from llmrec import cli
+from llmrec.data.catalog import Catalog
+from llmrec.data.recommendations import read_recommendations
+from llmrec.pipeline.stages import prepare_key  # noqa: F401  (importing the stages must not need a GPU)
+
+SYSTEMS = ("llm", "popularity", "itemknn", "sasrec")
+
+
+@pytest.fixture
+def config(tmp_path, tiny_lm, csv_log):
+    """Write a config and return its path; keywords replace sections."""
+
+    def write(**changes):
+        content = {
+            "name": "tiny",
+            "output": str(tmp_path / "run"),
+            "data": {
+                "interactions": str(csv_log / "log.csv"),
+                "items": str(csv_log / "items.csv"),
+                "columns": {"user_id": "user", "item_id": "item", "timestamp": "time", "attributes": ["year"]},
+            },
+            "prompt": {"template": "films"},
+            "model": {"name": str(tiny_lm), "device": "cpu"},
+            "finetune": {"steps": 4, "batch_size": 2, "save_steps": 1},
+            "decoding": {"beam_width": 6},
+            "systems": {"llm": {}, "popularity": {}, "itemknn": {}, "sasrec": {"max_epochs": 2, "device": "cpu"}},
+            "evaluation": {"users": 10, "k": 5, "cutoffs": [1, 5], "users_shown": 2},
+        } | changes
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def llmrec(*arguments, code=0, capsys=None):
+    """Run a command as the console script does and return what it printed to standard error."""
+    before = sys.argv
+    sys.argv = ["llmrec", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    finally:
+        sys.argv = before
+    printed = capsys.readouterr() if capsys else None
+    assert (stop.value.code or 0) == code, printed
+    return printed
+
+
+def artefacts(run: Path) -> dict[str, object]:
+    """Return all results without times."""
+    found: dict[str, object] = {"adapter": (run / "adapter" / "adapter_model.safetensors").read_bytes()}
+    for path in (run / "recommendations").glob("*.parquet"):
+        found[path.name] = pl.read_parquet(path).to_dict(as_series=False)
+    for path in (run / "evaluation").glob("*.json"):
+        content = json.loads(path.read_text())
+        found[path.name] = (content["means"], content["counts"], content["checks"])
+    return found
+
+
+def test_run_makes_every_artefact_and_a_second_run_changes_nothing(config, tmp_path, csv_log, capsys):
+    path = config()
+    llmrec("run", path, capsys=capsys)
+    run = tmp_path / "run"
+    for name in ("config.yaml", "protocol.json", "report.html", "report.md"):
+        assert (run / name).stat().st_size > 0
+    table = pl.read_csv(csv_log / "items.csv", infer_schema=False)
+    catalog = Catalog(tuple(table["item"]), tuple(table["title"]))
+    log = pl.read_csv(csv_log / "log.csv", infer_schema=False)
+    seen = {u: set(i) for u, i in log.group_by("user").agg("item").iter_rows()}
+    split = pl.read_parquet(run / "split" / "events.parquet").filter(pl.col("part") == "test")
+    target = dict(zip(split["user_id"], split["item_id"], strict=True))
+    for system in SYSTEMS:
+        recs = read_recommendations(run / "recommendations" / f"{system}.parquet", catalog)
+        assert len(recs) == (10 if system == "llm" else 24)
+        for user, items in zip(recs.user_ids, recs.items, strict=True):
+            listed = [catalog.item_ids[i] for i in items if i >= 0]
+            assert len(set(listed)) == len(listed) == min(5, 16 - len(seen[user]) + 1)
+            assert not set(listed) & (seen[user] - {target[user]})
+        ranks = pl.read_parquet(run / "evaluation" / f"{system}.parquet")
+        assert ranks.columns == ["user_id", "target_item", "target_rank"]
+        assert len(ranks) == 10
+    report = (run / "report.html").read_text()
+    assert "Sabrina" in report
+    assert "10 of 24 test users" in report
+    before, stamps = artefacts(run), {p: p.stat().st_mtime_ns for p in (run / "recommendations").iterdir()}
+    llmrec("run", path, capsys=capsys)
+    assert artefacts(run) == before
+    assert {p: p.stat().st_mtime_ns for p in (run / "recommendations").iterdir()} == stamps
+
+
+def test_stages_one_by_one_give_the_same_as_a_run(config, tmp_path, capsys):
+    path = config()
+    llmrec("finetune", path, code=2, capsys=capsys)  # nothing prepared yet
+    for stage in ("prepare", "finetune", "recommend", "evaluate", "compare"):
+        llmrec(stage, path, capsys=capsys)
+    one_by_one = artefacts(tmp_path / "run")
+    llmrec("run", path, "--set", f"output={tmp_path / 'other'}", capsys=capsys)
+    assert artefacts(tmp_path / "other") == one_by_one
+
+
+def test_adapter_loads_without_llmrec(config, tmp_path, tiny_lm, capsys):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    path = config()
+    for stage in ("prepare", "finetune"):
+        llmrec(stage, path, capsys=capsys)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_lm), tmp_path / "run" / "adapter")
+    assert any("lora" in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("finetune.steps=5", "finetune.steps was 4 and is now 5"),
+        ("prompt.max_events=3", "prompt.max_events was 20 and is now 3"),
+        ("decoding.beam_width=7", "decoding.beam_width was 6 and is now 7"),
+        ("systems.sasrec.max_epochs=1", "systems.sasrec.max_epochs was 2 and is now 1"),
+        ("seed=1", "seed was 0 and is now 1"),
+    ],
+)
+def test_artefacts_of_another_config_are_refused(config, change, named, capsys):
+    path = config()
+    llmrec("run", path, capsys=capsys)
+    printed = llmrec("run", path, "--set", change, code=2, capsys=capsys)
+    assert named in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_a_changed_log_is_noticed(config, tmp_path, csv_log, capsys):
+    log = tmp_path / "log.csv"
+    log.write_text((csv_log / "log.csv").read_text())
+    path = config()
+    here = ("--set", f"data.interactions={log}")
+    llmrec("prepare", path, *here, capsys=capsys)
+    log.write_text(log.read_text() + "u0,i1,999999999\n")
+    assert "made with another config: files." in llmrec("prepare", path, *here, code=2, capsys=capsys).err
+
+
+def test_lists_made_elsewhere_are_compared_and_never_overwritten(config, tmp_path, capsys):
+    path = config()
+    llmrec("run", path, capsys=capsys)
+    folder = tmp_path / "run" / "recommendations"
+    theirs = pl.read_parquet(folder / "popularity.parquet")
+    theirs.write_parquet(folder / "theirs.parquet")
+    llmrec("compare", path, capsys=capsys)
+    llmrec("evaluate", path, capsys=capsys)
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "theirs" in report
+    assert "made elsewhere" in report
+    assert (tmp_path / "run" / "evaluation" / "theirs.parquet").is_file()
+    theirs.write_parquet(folder / "itemknn.parquet")
+    assert pq.read_schema(folder / "itemknn.parquet").metadata is None or b"llmrec" not in (
+        pq.read_schema(folder / "itemknn.parquet").metadata
+    )
+    assert "made elsewhere" in llmrec("recommend", path, code=2, capsys=capsys).err
+    assert pl.read_parquet(folder / "itemknn.parquet").equals(theirs)
+
+
+def test_killed_run_ends_with_the_same_artefacts(config, tmp_path):
+    """SIGKILL at several moments; the same command is started until it ends by itself."""
+    path = config(finetune={"steps": 12, "batch_size": 2, "save_steps": 1, "lora_dropout": 0.1})
+    command = [sys.executable, "-c", "from llmrec.cli import main; main()", "run", str(path)]
+    quiet = {"env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}, "stdout": subprocess.DEVNULL}
+    whole = subprocess.run([*command, "--set", f"output={tmp_path / 'whole'}"], check=True, timeout=300, **quiet)
+    assert whole.returncode == 0
+    run = tmp_path / "run"
+    moments = [
+        lambda: (run / "split").exists(),
+        lambda: list((run / ".work").rglob("trainer_state.json")),
+        lambda: (run / "adapter").exists(),
+        lambda: (run / "recommendations" / "llm.parquet").exists(),
+    ]
+    for reached in moments:
+        process = subprocess.Popen([*command, "--set", f"output={run}"], **quiet)
+        while not reached() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, "--set", f"output={run}"], check=True, timeout=300, **quiet)
+    assert artefacts(run) == artefacts(tmp_path / "whole")
+
+
+def test_two_runs_in_one_directory_are_kept_apart(config, tmp_path, capsys):
+    from llmrec.pipeline.artefacts import locked
+
+    with locked(tmp_path / "run"):
+        printed = llmrec("run", config(), code=2, capsys=capsys)
+    assert "Another process is working" in printed.err
+
+
+def test_prompt_show_prints_the_prompt_and_its_cost(config, capsys):
+    printed = llmrec("prompt", "show", config(), "--user", "u3", capsys=capsys).out
+    assert "Films watched by one person, oldest first:" in printed
+    assert "Targets are at token positions" in printed
+    assert "u3" not in printed.split("oldest first:")[1].split("To be generated")[0]
+    assert "did you mean" in llmrec("prompt", "show", config(), "--user", "u33", code=2, capsys=capsys).err
+
+
+def test_dry_run_estimates_and_writes_nothing(config, tmp_path, capsys):
+    printed = llmrec("run", config(), "--dry-run", capsys=capsys).out
+    for word in ("finetune", "recommend llm", "recommend sasrec", "in all", "GiB"):
+        assert word in printed
+    assert not (tmp_path / "run").exists()
+
+
+# --- what a user gets wrong: one paragraph, exit code 2, nothing left behind
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["data.interactions=nowhere.csv"], "no such file"),
+        (["data.columns.timestamp=tiem"], "no column 'tiem' (did you mean 'time'?)"),
+        (["data.dataset=ml-100k"], "expected either 'dataset'"),
+        (["data={dataset: ml-10k}"], "did you mean 'ml-100k'"),
+        (["finetune.lora_rnk=3", "evaluation.baseline=x", "systems.sasrec.dimm=3"], "did you mean 'lora_rank'"),
+        (["systems.gru={}"], "there is no recommender 'gru'"),
+        (["model.name=/nowhere/at/all"], "nowhere"),
+        (["prompt.template=film"], "did you mean 'films'"),
+        (["finetune.target_modules=[q_prj]"], "did you mean 'q_proj'"),
+        (["prompt.max_events=400", "model.name={short}"], "the model reads at most"),
+        (["evaluation.k=50"], "expected at least evaluation.k = 50"),
+        (["finetune.steps"], "has no '='"),
+    ],
+)
+def test_mistakes_are_explained(config, tmp_path, tiny_lm, changes, message, capsys):
+    short = tmp_path / "short"  # the same model with a context of 24 tokens
+    short.mkdir()
+    for file in tiny_lm.iterdir():
+        (short / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((short / "config.json").read_text()) | {"max_position_embeddings": 24}
+    (short / "config.json").write_text(json.dumps(settings))
+    options = [o for c in changes for o in ("--set", c.replace("{short}", str(short)))]
+    printed = llmrec("run", config(), *options, code=2, capsys=capsys)
+    assert message in printed.err.replace("\n", " ")
+    assert "Traceback" not in printed.err + printed.out
+    left = tmp_path / "run"
+    assert not (left / "adapter").exists()
+    assert not (left / "report.html").exists()
+    assert not list(left.glob("recommendations/*")) if left.exists() else True
+
+
+def test_all_problems_of_a_config_are_listed_at_once(config, capsys):
+    bad = ["finetune.lora_rnk=3", "evaluation.baseline=x", "systems.sasrec.dimm=3", "finetune.steps=zero"]
+    printed = llmrec("run", config(), *[o for c in bad for o in ("--set", c)], code=2, capsys=capsys)
+    for part in ("lora_rnk", "dimm", "finetune.steps: got 'zero'"):
+        assert part in printed.err
+
+
+def test_model_without_a_tokenizer(config, tmp_path, tiny_lm, capsys):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((tiny_lm / name).read_bytes())
+    printed = llmrec("run", config(), "--set", f"model.name={bare}", code=2, capsys=capsys)
+    assert "tokenizer" in printed.err
+
+
+def test_shipped_configs_are_valid():
+    from llmrec.config_file import load_config
+    from llmrec.prompts.template import load_template
+
+    root = Path(__file__).parents[1]
+    found = [p for folder in ("eval", "finetune") for p in root.joinpath(folder).rglob("*.yaml")]
+    assert found
+    for path in found:
+        load_template(load_config(path).prompt.template)
