@@ -380,6 +380,18 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(padded[:, :3], features)
 
 
+def test_the_newest_event_has_the_last_position_whatever_the_length():
+    for length in range(1, 7):
+        model, events, lengths = random_model(max_len=6), torch.arange(length)[None], torch.tensor([length])
+        before = model(events, lengths)[0, -1]
+        with torch.no_grad():
+            model.positions.weight[: 6 - length] += 1  # positions that a shorter history does not reach
+        assert torch.equal(model(events, lengths)[0, -1], before)
+        with torch.no_grad():
+            model.positions.weight[5, 0] += 1
+        assert not torch.isclose(model(events, lengths)[0, -1], before).all()
+
+
 def test_scores_are_those_of_the_newest_event_whatever_came_before_the_window():
     sasrec = fitted("sasrec")  # reads 4 events
     np.testing.assert_array_equal(
@@ -437,7 +449,9 @@ def test_equal_seeds_give_equal_weights_and_others_do_not():
         sasrec.fit(SPLIT)
         return sasrec.model_.state_dict()
 
-    first, second, other = weights(5), weights(5), weights(6)
+    first = weights(5)
+    torch.rand(1)  # the caller's random state must not matter
+    second, other = weights(5), weights(6)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["items.weight"], other["items.weight"])
 
