@@ -34,13 +34,23 @@ def config(tmp_path, tiny_lm, csv_log):
             "data": {
                 "interactions": str(csv_log / "log.csv"),
                 "items": str(csv_log / "items.csv"),
-                "columns": {"user_id": "user", "item_id": "item", "timestamp": "time", "attributes": ["year"]},
+                "columns": {
+                    "user_id": "user",
+                    "item_id": "item",
+                    "timestamp": "time",
+                    "attributes": ["year"],
+                },
             },
             "prompt": {"template": "films"},
             "model": {"name": str(tiny_lm), "device": "cpu"},
             "finetune": {"steps": 4, "batch_size": 2, "save_steps": 1},
             "decoding": {"beam_width": 6},
-            "systems": {"llm": {}, "popularity": {}, "itemknn": {}, "sasrec": {"max_epochs": 2, "device": "cpu"}},
+            "systems": {
+                "llm": {},
+                "popularity": {},
+                "itemknn": {},
+                "sasrec": {"max_epochs": 2, "device": "cpu"},
+            },
             "evaluation": {"users": 10, "k": 5, "cutoffs": [1, 5], "users_shown": 2},
         } | changes
         path = tmp_path / "config.yaml"
@@ -100,6 +110,7 @@ def test_run_makes_every_artefact_and_a_second_run_changes_nothing(config, tmp_p
     report = (run / "report.html").read_text()
     assert "Sabrina" in report
     assert "10 of 24 test users" in report
+    assert "Drawn at random with seed 0" in report
     before, stamps = artefacts(run), {p: p.stat().st_mtime_ns for p in (run / "recommendations").iterdir()}
     llmrec("run", path, capsys=capsys)
     assert artefacts(run) == before
@@ -123,7 +134,9 @@ def test_adapter_loads_without_llmrec(config, tmp_path, tiny_lm, capsys):
     path = config()
     for stage in ("prepare", "finetune"):
         llmrec(stage, path, capsys=capsys)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_lm), tmp_path / "run" / "adapter")
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_lm), tmp_path / "run" / "adapter"
+    )
     assert any("lora" in name for name, _ in model.named_parameters())
 
 
@@ -180,7 +193,9 @@ def test_killed_run_ends_with_the_same_artefacts(config, tmp_path):
     path = config(finetune={"steps": 12, "batch_size": 2, "save_steps": 1, "lora_dropout": 0.1})
     command = [sys.executable, "-c", "from llmrec.cli import main; main()", "run", str(path)]
     quiet = {"env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}, "stdout": subprocess.DEVNULL}
-    whole = subprocess.run([*command, "--set", f"output={tmp_path / 'whole'}"], check=True, timeout=300, **quiet)
+    whole = subprocess.run(
+        [*command, "--set", f"output={tmp_path / 'whole'}"], check=True, timeout=300, **quiet
+    )
     assert whole.returncode == 0
     run = tmp_path / "run"
     moments = [
@@ -232,7 +247,10 @@ def test_dry_run_estimates_and_writes_nothing(config, tmp_path, capsys):
         (["data.columns.timestamp=tiem"], "no column 'tiem' (did you mean 'time'?)"),
         (["data.dataset=ml-100k"], "expected either 'dataset'"),
         (["data={dataset: ml-10k}"], "did you mean 'ml-100k'"),
-        (["finetune.lora_rnk=3", "evaluation.baseline=x", "systems.sasrec.dimm=3"], "did you mean 'lora_rank'"),
+        (
+            ["finetune.lora_rnk=3", "evaluation.baseline=x", "systems.sasrec.dimm=3"],
+            "did you mean 'lora_rank'",
+        ),
         (["systems.gru={}"], "there is no recommender 'gru'"),
         (["model.name=/nowhere/at/all"], "nowhere"),
         (["prompt.template=film"], "did you mean 'films'"),

@@ -33,7 +33,9 @@ def test_the_interval_equals_scipys_bca_interval() -> None:
     assert ours.low == pytest.approx(theirs.low, abs=0.03 * width)
     assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
     percentile = bootstrap_mean(values, 0, resamples=40_000, method="percentile")
-    assert percentile.low < ours.low < percentile.mean < percentile.high < ours.high  # BCa follows the long right tail
+    assert (
+        percentile.low < ours.low < percentile.mean < percentile.high < ours.high
+    )  # BCa follows the long right tail
 
 
 def test_resampling_different_values_is_resampling_users() -> None:
@@ -61,7 +63,9 @@ def test_the_null_is_rejected_in_about_five_per_cent_of_cases() -> None:
         rng = np.random.default_rng(seed)
         first, second = some_values(150, 2 * seed), some_values(150, 2 * seed + 1)
         swap = rng.random(150) < 0.5  # exchangeable for every user: the null hypothesis itself
-        d = paired_difference(np.where(swap, first, second), np.where(swap, second, first), seed, resamples=1000)
+        d = paired_difference(
+            np.where(swap, first, second), np.where(swap, second, first), seed, resamples=1000
+        )
         rejected += d.p < 0.05
     low, high = scipy.stats.binom.ppf([0.0005, 0.9995], 200, 0.05)
     assert low <= rejected <= high
@@ -85,10 +89,15 @@ def test_a_real_difference_is_found_with_its_sign() -> None:
 def test_with_few_users_p_is_scipys_exact_p(differences: list[int]) -> None:
     d = np.array(differences) / 8
     theirs = scipy.stats.permutation_test(
-        (d, np.zeros_like(d)), lambda a, b, axis: (a - b).mean(axis=axis), permutation_type="samples", vectorized=True
+        (d, np.zeros_like(d)),
+        lambda a, b, axis: (a - b).mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
     ).pvalue
     ours = sign_flip_p(d, 0)
-    brute = np.mean([abs(np.dot(s, d)) >= abs(d.sum()) - 1e-12 for s in itertools.product((-1, 1), repeat=len(d))])
+    brute = np.mean(
+        [abs(np.dot(s, d)) >= abs(d.sum()) - 1e-12 for s in itertools.product((-1, 1), repeat=len(d))]
+    )
     assert ours == pytest.approx(brute)
     assert ours == pytest.approx(min(theirs, 1.0), abs=1e-9)
 

@@ -14,24 +14,10 @@ import numpy as np
 from llmrec.errors import ConfigError, DataError, nearest
 from llmrec.eval.evaluate import Evaluation
 from llmrec.eval.significance import RESAMPLES, Difference, Interval, bootstrap_mean, holm, paired_difference
-from llmrec.eval.slices import Slices
+from llmrec.eval.slices import SliceGroup, Slices, sliced
 from llmrec.eval.words import interval_text, label, metric_label, number, p_text, percent, sentence_list
 
-__all__ = ["DEFAULT_METRICS", "Comparison", "SliceGroup", "compare"]
-
-DEFAULT_METRICS = ("ndcg@10", "hr@10", "mrr@20", "hr@1", "hr@5", "hr@20")
-
-
-@dataclass(frozen=True)
-class SliceGroup:
-    """One group of users: each system's mean of the first metric, and subject minus baseline."""
-
-    title: str  # how users were grouped
-    label: str  # this group
-    note: str  # what the labels of this grouping mean
-    users: int
-    means: Mapping[str, float]  # system -> mean
-    difference: Difference | None  # of the subject; not corrected for the number of groups
+__all__ = ["Comparison", "compare", "default_metrics"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +125,20 @@ class Comparison:
         }
 
 
+def default_metrics(ks: Sequence[int]) -> tuple[str, ...]:
+    """Return the metrics to compare at cutoffs ``ks``: NDCG and HR at 10, MRR at the largest, HR at the others.
+
+    Where 10 is not among the cutoffs, the largest takes its place. For 1, 5, 10 and 20 that is
+    ``("ndcg@10", "hr@10", "mrr@20", "hr@1", "hr@5", "hr@20")``.
+    """
+    main = 10 if 10 in ks else max(ks)
+    return (f"ndcg@{main}", f"hr@{main}", f"mrr@{max(ks)}", *(f"hr@{k}" for k in sorted(set(ks) - {main})))
+
+
 def compare(
     evaluations: Sequence[Evaluation],
     baseline: str = "sasrec",
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str] | None = None,
     seed: int = 0,
     *,
     subject: str | None = None,
@@ -160,7 +156,8 @@ def compare(
     baseline
         The system that all others are compared with.
     metrics
-        The first one decides who wins; all get intervals and tests.
+        The first one decides who wins; all get intervals and tests. Default: :func:`default_metrics` of the
+        cutoffs that all systems were evaluated at.
     seed
         Fixes the resampling.
     subject
@@ -191,6 +188,9 @@ def compare(
     evaluations = _aligned(evaluations)
     names = [e.system for e in evaluations]
     base = evaluations[_find(baseline, names)]
+    if metrics is None:
+        shared = set.intersection(*(set(e.ks) for e in evaluations))
+        metrics = default_metrics(sorted(shared) or [min(e.k_max for e in evaluations)])
     values = {e.system: {m: e.values(m) for m in metrics} for e in evaluations}
     intervals = {
         name: {
@@ -219,6 +219,7 @@ def compare(
             )
     elif others:
         subject = max(others, key=lambda name: intervals[name][metrics[0]].mean)
+    first = {name: by_metric[metrics[0]] for name, by_metric in values.items()}
     return Comparison(
         evaluations=tuple(evaluations),
         baseline=base.system,
@@ -227,42 +228,11 @@ def compare(
         labels=dict(labels or {}),
         intervals=intervals,
         differences=differences,
-        slices=_sliced(base, values, metrics[0], subject, slices, seed) if slices is not None else (),
+        slices=sliced(slices, base.user_ids, first, baseline, subject, seed) if slices is not None else (),
         seed=seed,
         resamples=resamples,
         confidence=confidence,
     )
-
-
-def _sliced(
-    base: Evaluation,
-    values: Mapping[str, Mapping[str, Any]],
-    metric: str,
-    subject: str | None,
-    slices: Slices,
-    seed: int,
-) -> tuple[SliceGroup, ...]:
-    row_of = {user: row for row, user in enumerate(slices.user_ids)}
-    if missing := [user for user in base.user_ids if user not in row_of]:
-        raise DataError(
-            f"The slices do not cover {len(missing):,} of {len(base):,} users, for example user {missing[0]!r}. "
-            "Expected slices made from the holdout that was evaluated."
-        )
-    rows = np.array([row_of[user] for user in base.user_ids])
-    groups = []
-    for title, labels in slices.groups.items():
-        for text in slices.order[title]:
-            inside = labels[rows] == text  # [U]
-            if not inside.any():
-                continue
-            difference = None
-            if subject is not None:
-                difference = paired_difference(
-                    values[subject][metric][inside], values[base.system][metric][inside], seed
-                )
-            means = {name: float(v[metric][inside].mean()) for name, v in values.items()}
-            groups.append(SliceGroup(title, text, slices.notes[title], int(inside.sum()), means, difference))
-    return tuple(groups)
 
 
 def _aligned(evaluations: Sequence[Evaluation]) -> list[Evaluation]:

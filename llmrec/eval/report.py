@@ -22,6 +22,7 @@ from llmrec.eval import words
 from llmrec.eval.compare import Comparison
 from llmrec.eval.context import LLMNotes, ReportContext
 from llmrec.eval.evaluate import Cost
+from llmrec.eval.metrics import LIST_METRICS
 from llmrec.eval.plots import Dot, Point, curve_plot, dot_plot, scatter_plot
 from llmrec.eval.protocol_words import protocol_words, sample_words
 
@@ -43,6 +44,7 @@ CHECKS = {
     "seen": "new to the user",
     "filled": "places filled",
 }
+_LINE = "\x00"  # a line break in a code block, whose blank lines must survive the tidying of the others
 _INVERTED = ("duplicates", "seen")  # measured as a share of faults, shown as a share without fault
 
 
@@ -76,7 +78,7 @@ def render_html(comparison: Comparison, ctx: ReportContext | None = None) -> str
 def render_markdown(comparison: Comparison, ctx: ReportContext | None = None) -> str:
     """Return the same facts as Markdown tables, short enough for a comment on GitHub."""
     text = _environment(autoescape=False).get_template("report.md.j2").render(_view(comparison, ctx))
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", text).strip().replace(_LINE, "\n") + "\n"
 
 
 def _environment(*, autoescape: bool) -> jinja2.Environment:
@@ -111,7 +113,7 @@ def _view(comparison: Comparison, ctx: ReportContext | None) -> dict[str, Any]:
 
     systems = comparison.systems
     others = [s for s in systems if s not in (comparison.subject, comparison.baseline)]
-    k = max((k for k in comparison.evaluations[0].ks if k <= 10), default=comparison.evaluations[0].ks[0])
+    k = int(comparison.metrics[0].rpartition("@")[2])
     return {
         "comparison": comparison,
         "ctx": ctx,
@@ -130,13 +132,14 @@ def _view(comparison: Comparison, ctx: ReportContext | None) -> dict[str, Any]:
         "cost_columns": _cost_columns(comparison),
         "devices_differ": len({e.cost.device for e in comparison.evaluations}) > 1,
         "hardware": _hardware(comparison, ctx),
-        "list_metrics": [f"{name}@{k}" for name in ("coverage", "gini", "popularity")],
+        "list_metrics": [f"{name}@{k}" for name in LIST_METRICS],
         "overlap": comparison.overlap(comparison.subject, comparison.baseline, k)
         if comparison.subject
         else None,
         "overlap_k": k,
         "slices": _slices(comparison),
         "checks": CHECKS,
+        "mean": lambda system, metric: comparison.evaluation(system).means.get(metric, math.nan),
         "check": lambda system, name: _check(comparison, system, name),
         "curves": [plot for plot in map(curve_plot, ctx.curves) if plot],
         "example_systems": [s for s in (comparison.subject, comparison.baseline) if s] + others,
@@ -305,12 +308,12 @@ def _notes(note: LLMNotes) -> list[tuple[str, str]]:
 
 def _markdown_text(text: object) -> str:
     """Return text that Markdown shows as it is, also within a table."""
-    flat = " ".join(str(text).split())
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", flat).replace("@", "@\u2060")  # no mention of a GitHub user
+    flat = re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"(?<!\w)@", "@\u2060", flat)  # a word joiner, so that GitHub notifies nobody
 
 
 def _fenced(text: str, language: str = "") -> str:
     """Return text as a code block whose fence is longer than any run of backticks in it."""
     runs: Sequence[str] = re.findall(r"`+", text)
     fence = "`" * max(3, 1 + max(map(len, runs), default=0))
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}".replace("\n", _LINE)

@@ -5,15 +5,17 @@ Shapes: U users, N items of the catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.data.histories import Holdout
+from llmrec.errors import DataError
+from llmrec.eval.significance import Difference, paired_difference
 
-__all__ = ["Slices", "popularity_bands", "user_slices"]
+__all__ = ["SliceGroup", "Slices", "popularity_bands", "sliced", "user_slices"]
 
 BANDS = ("head", "mid", "tail", "cold")
 
@@ -26,6 +28,18 @@ class Slices:
     groups: Mapping[str, NDArray[np.str_]]  # title -> label of each user's group [U]
     order: Mapping[str, tuple[str, ...]]  # title -> labels in the order in which to show them
     notes: Mapping[str, str]  # title -> what the labels mean, one sentence
+
+
+@dataclass(frozen=True)
+class SliceGroup:
+    """One group of users: each system's mean of the first metric, and subject minus baseline."""
+
+    title: str  # how users were grouped
+    label: str  # this group
+    note: str  # what the labels of this grouping mean
+    users: int
+    means: Mapping[str, float]  # system -> mean
+    difference: Difference | None  # of the subject; not corrected for the number of groups
 
 
 def popularity_bands(counts: NDArray[np.integer]) -> NDArray[np.str_]:
@@ -63,7 +77,8 @@ def user_slices(holdout: Holdout, counts: NDArray[np.integer]) -> Slices:
         held = counts[band_of_item == name]
         if not (band == name).any():
             continue
-        label = f"{name.capitalize()}: {len(held):,} items with {_span(held)} events each"
+        items = f"{len(held):,} item" + ("s" if len(held) != 1 else "")
+        label = f"{name.capitalize()}: {items} with {_span(held)} events each"
         popularity[band == name] = label
         shown.append(label)
     lengths = holdout.histories.lengths
@@ -85,6 +100,55 @@ def user_slices(holdout: Holdout, counts: NDArray[np.integer]) -> Slices:
             "Length of the history": "Thirds of the users, by the number of events before the next item.",
         },
     )
+
+
+def sliced(
+    slices: Slices,
+    user_ids: Sequence[str],
+    values: Mapping[str, NDArray[np.float64]],
+    baseline: str,
+    subject: str | None,
+    seed: int,
+) -> tuple[SliceGroup, ...]:
+    """Return each group's means, and the subject minus the baseline; groups without users are left out.
+
+    Parameters
+    ----------
+    slices
+        Groups of at least the users ``user_ids``, in any order.
+    user_ids
+        The users [U] that ``values`` are of.
+    values
+        One metric [U] of each system.
+    baseline, subject
+        The systems to subtract; without a subject there are only means.
+    seed
+        Fixes the resampling.
+
+    Raises
+    ------
+    DataError
+        A user is in no group.
+    """
+    row_of = {user: row for row, user in enumerate(slices.user_ids)}
+    if missing := [user for user in user_ids if user not in row_of]:
+        raise DataError(
+            f"The slices do not cover {len(missing):,} of {len(user_ids):,} users, for example user {missing[0]!r}. "
+            "Expected slices made from the holdout that was evaluated."
+        )
+    rows = np.array([row_of[user] for user in user_ids])
+    groups = []
+    for title, labels in slices.groups.items():
+        for text in slices.order[title]:
+            inside = labels[rows] == text  # [U]
+            if not inside.any():
+                continue
+            means = {name: float(value[inside].mean()) for name, value in values.items()}
+            difference = None
+            if subject is not None:
+                difference = paired_difference(values[subject][inside], values[baseline][inside], seed)
+            groups.append(SliceGroup(title, text, slices.notes[title], int(inside.sum()), means, difference))
+    return tuple(groups)
 
 
 def _span(values: NDArray[np.integer]) -> str:

@@ -68,10 +68,7 @@ def compare_stage(config: RunConfig, split: Split, catalog: Catalog, config_path
     prompts = _prompts(config, split, catalog, users, chosen) if llms else None
     sample = ""
     if len(rows) < len(split.test):
-        sample = (
-            f"{len(rows):,} of {len(split.test):,} test users, drawn at random with seed {config.seed}: the same users "
-            "for every system."
-        )
+        sample = f"Drawn at random with seed {config.seed}; the same users for every system."
     metas = {lists.system: meta for lists, meta in read}
     context = ReportContext(
         run_name=config.name,

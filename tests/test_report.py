@@ -1,0 +1,379 @@
+"""The sentence tells the truth, and the page holds every number, loads nothing and escapes everything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from test_metrics import holdout_of, protocol_of
+
+from llmrec.data.catalog import Catalog
+from llmrec.data.recommendations import Recommendations
+from llmrec.errors import ConfigError, DataError
+from llmrec.eval import words
+from llmrec.eval.compare import Comparison, compare, default_metrics
+from llmrec.eval.context import Curve, LLMNotes, ReportContext
+from llmrec.eval.evaluate import Cost, Evaluation, evaluate
+from llmrec.eval.examples import pick_users, user_examples
+from llmrec.eval.plots import Dot, Point, curve_plot, dot_plot, scatter_plot, ticks
+from llmrec.eval.report import render_html, render_markdown
+from llmrec.eval.slices import user_slices
+
+N, U = 40, 120
+EVIL = "<script>alert('x')</script> | `Alien` & \"Co\""
+CATALOG = Catalog(tuple(f"i{n}" for n in range(N)), (EVIL, *(f"Title {n}" for n in range(1, N))))
+HOLDOUT = holdout_of(np.array([1 + u % (N - 1) for u in range(U)]), history=(0,))
+COUNTS = np.arange(N, 0, -1)
+
+
+def system(name: str, hits: float, seed: int) -> Recommendations:
+    """Random lists, with the target put first for a share of the users."""
+    rng = np.random.default_rng(seed)
+    items = np.empty((U, 20), dtype=np.int32)
+    for u, target in enumerate(HOLDOUT.target_items):
+        order = 1 + rng.permutation(N - 1)
+        first = rng.random() < hits
+        items[u] = np.concatenate([[target] * first, order[order != target]])[:20]
+    return Recommendations(name, HOLDOUT.histories.user_ids, items, np.tile(-np.arange(20.0), (U, 1)))
+
+
+RECS = {
+    "llm": system("llm", 0.7, 0),
+    "sasrec": system("sasrec", 0.3, 1),
+    "ease": system("ease", 0.3, 2),
+    "popularity": system("popularity", 0.05, 3),
+}
+COST = Cost(fit_seconds=12.0, recommend_seconds=3.0, recommend_users=U, device="two cores")
+
+
+def evaluated(*names: str) -> list[Evaluation]:
+    return [evaluate(RECS[name], HOLDOUT, COUNTS, CATALOG, protocol_of(U), cost=COST) for name in names]
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    return compare(evaluated(*RECS), subject="llm", slices=user_slices(HOLDOUT, COUNTS), resamples=2000)
+
+
+@pytest.fixture(scope="module")
+def context() -> ReportContext:
+    return ReportContext(
+        run_name=EVIL,
+        created="2026-01-02",
+        warnings=("Mind the gap.",),
+        all_users=compare(evaluated("sasrec", "ease"), resamples=500),
+        llm=(LLMNotes(system="llm", model="tiny", parameters=1000, trainable_parameters=25, template=EVIL),),
+        certified={"llm": 0.25},
+        curves=(Curve("Loss of it", "step", "nats", (1.0, 2.0, 3.0), (3.0, 2.0, 1.5), chosen_x=2.0),),
+        users=user_examples(
+            HOLDOUT, list(RECS.values()), CATALOG, pick_users(U, 3, 0), prompt=lambda h, t: EVIL
+        ),
+        users_seed=17,
+        provenance=("From a test, CC0.",),
+        versions={"torch": "1.2.3"},
+        config_yaml=f"a: {EVIL}",
+        command="llmrec run x.yaml",
+        hardware="an abacus",
+    )
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, and fails on tags that do not match."""
+
+    VOID = {"meta", "link", "br", "hr", "img", "input", "col", "base", "source", "embed"}  # noqa: RUF012
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        loading = ("src", "href", "xlink:href", "data", "action", "srcset", "poster")
+        self.loads += [
+            value or "" for name, value in attrs if name in loading and not (value or "").startswith("#")
+        ]
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> was never opened"
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_loads_nothing(comparison: Comparison, context: ReportContext) -> None:
+    text = render_html(comparison, context)
+    page = Page(text)
+    assert page.loads == []
+    assert not {"link", "img", "iframe", "object", "embed"} & set(page.tags)
+    assert not re.search(r"url\(|@import|https?://", text)
+
+
+def test_markup_in_texts_is_shown_and_never_run(comparison: Comparison, context: ReportContext) -> None:
+    text = render_html(comparison, context)
+    assert Page(text).tags.count("script") == 1  # our own
+    assert "<script>alert" not in text
+    # Run name twice, template, config, and at least one title and one prompt of each of three users.
+    assert text.count("&lt;script&gt;alert") >= 4 + 3 + 3
+    inside_labels = compare(evaluated("llm", "sasrec"), labels={"llm": EVIL}, resamples=500)
+    assert Page(render_html(inside_labels)).tags.count("script") == 1
+
+
+def test_every_system_number_and_fact_is_in_both_forms(
+    comparison: Comparison, context: ReportContext
+) -> None:
+    for text in (render_html(comparison, context), render_markdown(comparison, context)):
+        for e in comparison.evaluations:
+            assert words.label(e.system) in text
+            for metric in comparison.metrics:
+                interval = comparison.intervals[e.system][metric]
+                assert f"{e.means[metric]:.4f}" in text
+                assert f"{interval.low:.4f}–{interval.high:.4f}" in text
+        for d in (by_metric["ndcg@10"] for by_metric in comparison.differences.values()):
+            assert words.number(d.mean, sign=True) in text
+            assert words.interval_text(d.low, d.high) in text
+        for fact in (
+            "Mind the gap.", "From a test, CC0.", "1.2.3", "llmrec run x.yaml", "an abacus", "25.0%", "All 120 test users",
+            "seed 17", "tiny", "2.50%", "Weakness of this split", "25.0% of users have the same time", "Head: ",
+        ):  # fmt: skip
+            assert fact in text, fact
+
+
+def test_nothing_optional_is_needed() -> None:
+    bare = compare([replace(e, cost=Cost()) for e in evaluated("llm", "sasrec")], resamples=500)
+    alone = compare(evaluated("sasrec"), resamples=500)
+    for c in (bare, alone):
+        for context in (None, ReportContext()):
+            Page(render_html(c, context))
+            assert c.summary_sentence in render_markdown(c, context).replace("\\", "")
+    assert "Not measured" in render_html(bare)
+    assert alone.subject is None
+    assert "SASRec has NDCG@10" in alone.summary_sentence
+
+
+def test_markdown_tables_have_equal_columns_in_all_rows(
+    comparison: Comparison, context: ReportContext
+) -> None:
+    labelled = compare(evaluated("llm", "sasrec"), labels={"llm": "a | b"}, resamples=500)
+    for text in (
+        render_markdown(comparison, context),
+        render_markdown(labelled),
+        render_markdown(comparison),
+    ):
+        tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+        assert len(tables) >= 3
+        for table in tables:
+            widths = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
+            assert len(widths) == 1, table
+            assert re.fullmatch(r"[|:-]+", table.splitlines()[1])
+
+
+def test_code_blocks_keep_their_lines_and_nobody_is_mentioned() -> None:
+    code = "a: 1\n\n\n\n# ```\nb: @someone"
+    c = compare(evaluated("llm", "sasrec"), labels={"llm": "@someone"}, resamples=500)
+    text = render_markdown(c, ReportContext(config_yaml=code))
+    assert f"````yaml\n{code}\n````" in text
+    assert "@someone" not in text.replace(code, "")
+    assert "@\u2060someone" in text
+    assert "\n\n\n" not in text.replace(code, "")
+
+
+def test_the_sentence_names_winner_size_certainty_and_users() -> None:
+    pair = evaluated("llm", "sasrec")
+    wins = compare(pair, subject="llm").summary_sentence
+    d = compare(pair).differences["llm"]["ndcg@10"]
+    assert wins.startswith(f"LLM beats SASRec by {words.percent(d.relative)} on 120 test users: NDCG@10 ")
+    assert words.interval_text(d.low, d.high) in wins
+    assert "p < 0.001" in wins
+    loses = compare(pair, baseline="llm", subject="sasrec").summary_sentence
+    assert loses.startswith("SASRec loses to LLM by ")
+    nothing = compare(evaluated("ease", "sasrec"), subject="ease").summary_sentence
+    assert nothing.startswith("No difference between EASE (NDCG@10 ")
+    assert "could be shown on 120 test users" in nothing
+    third = compare(evaluated("popularity", "sasrec", "llm"), subject="popularity").summary_sentence
+    assert third.startswith("Popularity loses to SASRec")
+    assert f"; LLM has the highest value, {compare(pair).intervals['llm']['ndcg@10'].mean:.4f}." in third
+
+
+def test_a_difference_that_holm_does_not_confirm_is_not_claimed() -> None:
+    first = compare(evaluated("llm", "sasrec"))
+    d = replace(first.differences["llm"]["ndcg@10"], p_holm=0.06)  # the interval still excludes 0
+    weak = replace(first, differences={"llm": {**first.differences["llm"], "ndcg@10": d}})
+    assert "No difference" in weak.summary_sentence
+
+
+def test_systems_with_equal_lists_do_not_differ() -> None:
+    twin = replace(evaluated("sasrec")[0], system="twin")
+    c = compare([twin, *evaluated("sasrec")], resamples=500)
+    assert c.differences["twin"]["ndcg@10"].p == 1
+    assert "No difference" in c.summary_sentence
+    assert c.best("ndcg@10") == ("twin", "sasrec")
+    Page(render_html(c))
+
+
+def test_the_default_metrics_follow_the_cutoffs_that_all_systems_share() -> None:
+    assert default_metrics((1, 5, 10, 20)) == ("ndcg@10", "hr@10", "mrr@20", "hr@1", "hr@5", "hr@20")
+    assert default_metrics((5, 1)) == ("ndcg@5", "hr@5", "mrr@5", "hr@1")
+    arguments = (HOLDOUT, COUNTS, CATALOG, protocol_of(U))
+    pair = [evaluate(RECS["llm"], *arguments, ks=(1, 5, 20)), evaluate(RECS["sasrec"], *arguments, ks=(1, 5))]
+    c = compare(pair, resamples=500)
+    assert c.metrics == ("ndcg@5", "hr@5", "mrr@5", "hr@1")
+    for text in (render_html(c), render_markdown(c)):
+        assert "NDCG@5" in text
+        assert "@10" not in text
+
+
+def test_overlap_counts_users() -> None:
+    a, b = evaluated("llm", "sasrec")
+    hit_a, hit_b = a.target_ranks <= 10, b.target_ranks <= 10
+    expected = [
+        (hit_a & hit_b).sum(),
+        (hit_a & ~hit_b).sum(),
+        (~hit_a & hit_b).sum(),
+        (~hit_a & ~hit_b).sum(),
+    ]
+    assert list(compare([a, b], resamples=500).overlap("llm", "sasrec")) == expected
+    assert sum(expected) == U
+
+
+def test_order_of_users_and_repetition_do_not_matter(comparison: Comparison) -> None:
+    llm, sasrec = evaluated("llm", "sasrec")
+    rows = np.random.default_rng(0).permutation(U)
+    moved = replace(
+        sasrec,
+        user_ids=tuple(sasrec.user_ids[r] for r in rows),
+        target_items=tuple(sasrec.target_items[r] for r in rows),
+        target_ranks=sasrec.target_ranks[rows],
+    )
+    assert compare([llm, moved]).differences == compare([llm, sasrec]).differences
+
+
+def test_slices_partition_the_users(comparison: Comparison) -> None:
+    titles = {group.title for group in comparison.slices}
+    assert titles == {"Popularity of the next item", "Length of the history"}
+    for title in titles:
+        groups = [group for group in comparison.slices if group.title == title]
+        assert sum(group.users for group in groups) == U
+        total = sum(group.users * group.means["llm"] for group in groups) / U
+        assert total == pytest.approx(comparison.intervals["llm"]["ndcg@10"].mean)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    llm, sasrec = evaluated("llm", "sasrec")
+    fewer = replace(
+        sasrec,
+        user_ids=sasrec.user_ids[:9],
+        target_items=sasrec.target_items[:9],
+        target_ranks=sasrec.target_ranks[:9],
+    )
+    other_targets = replace(sasrec, target_items=("i1",) * U)
+    renamed = replace(sasrec, user_ids=("nobody", *sasrec.user_ids[1:]))
+    for evaluations, message in (
+        ([], "nothing to compare"),
+        ([llm, llm], "'llm' occurs more than once"),
+        ([llm, fewer], r"on 9 users and 'llm' on 120"),
+        ([llm, renamed], r"'sasrec' was not evaluated on 1 of 120 users"),
+        ([llm, other_targets], "asked for different items"),
+        ([llm, replace(sasrec, protocol=protocol_of(U, seed=1))], "seed = 1 and 'llm' with 0"),
+    ):
+        with pytest.raises(DataError, match=message):
+            compare(evaluations)
+    few = user_slices(HOLDOUT.select(np.arange(9)), COUNTS)
+    with pytest.raises(DataError, match=r"slices do not cover 111 of 120 users, for example user 'u9'"):
+        compare([llm, sasrec], slices=few)
+    for arguments, message in (
+        ({"baseline": "sasrc"}, "did you mean 'sasrec'"),
+        ({"subject": "lm"}, "did you mean 'llm'"),
+        ({"subject": "sasrec"}, "both 'sasrec'"),
+        ({"metrics": ("ndgc@10",)}, "did you mean 'ndcg'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            compare([llm, sasrec], **arguments)  # type: ignore[arg-type]
+
+
+def test_example_users_are_drawn_by_the_seed_and_mark_the_hit() -> None:
+    assert np.array_equal(pick_users(1000, 5, 7), pick_users(1000, 5, 7))
+    assert not np.array_equal(pick_users(1000, 5, 7), pick_users(1000, 5, 8))
+    assert pick_users(2, 5, 0).tolist() == [0, 1]
+    rows = np.arange(U)
+    for example, row in zip(user_examples(HOLDOUT, [RECS["llm"]], CATALOG, rows), rows, strict=True):
+        titles = [item.title for item in example.lists["llm"]]
+        rank = example.ranks["llm"]
+        assert len(titles) == 5
+        assert (example.target.title in titles) == (rank is not None and rank <= 5)
+        if rank is not None and rank <= 5:
+            assert titles[rank - 1] == CATALOG.titles[HOLDOUT.target_items[row]] == example.target.title
+    example = user_examples(HOLDOUT, [RECS["llm"]], CATALOG, np.array([3]))
+    page = render_html(compare(evaluated("llm"), baseline="llm", resamples=500), ReportContext(users=example))
+    hit = example[0].ranks["llm"]
+    assert page.count('class="hit"') == (hit is not None and hit <= 5)
+
+
+def test_ticks_are_round_and_enclose_the_data() -> None:
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(0.113, 0.179, 3) == [0.1, 0.125, 0.15, 0.175, 0.2]
+    for low, high in ((0.0, 0.0), (3.0, 3.0), (-1.0, 2.5), (1e-7, 3e-7), (1.0, 12345.0)):
+        marks = ticks(low, high)
+        assert marks[0] <= low <= high <= marks[-1]
+        assert len(marks) <= 9
+
+
+def test_plots_stay_inside_their_frame_and_say_their_numbers() -> None:
+    nan = float("nan")
+    dots = [Dot("<b>", 0.2, 0.1, 0.3, "subject"), Dot("base", 0.25, nan, nan, "baseline")]
+    points = [Point("<b>", 0.01, 0.2, 0.1, 0.3, "subject"), Point("base", 1e4, 0.2, nan, nan, "baseline")]
+    curve = Curve("<b>", "x", "y", tuple(range(2000)), tuple(np.sin(np.arange(2000))), chosen_x=3.0)
+    for plot in (dot_plot("t", dots), scatter_plot("t", "x", "y", points), curve_plot(curve)):
+        Page(str(plot))
+        assert "<b>" not in plot
+        assert "nan" not in plot
+        for share in re.findall(r'(?:cx|x1|x2)="([\d.-]+)%"', plot):
+            assert 0 <= float(share) <= 100
+    assert "0.2000" in dot_plot("t", dots)
+    assert curve_plot(Curve("t", "x", "y", (nan,), (nan,))) == ""
+    assert "circle" in curve_plot(Curve("t", "x", "y", (1.0,), (2.0,)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (words.number(-0.01234), "\u22120.0123"),
+        (words.number(0.00001, sign=True), "0.0000"),
+        (words.number(float("nan")), "–"),
+        (words.percent(1.0), "100%"),
+        (words.percent(0.99999), ">99.9%"),
+        (words.percent(0.0), "0%"),
+        (words.percent(0.00001), "<0.1%"),
+        (words.percent(-0.5, sign=True), "\u221250.0%"),
+        (words.p_text(0.0001), "< 0.001"),
+        (words.p_text(0.0123), "= 0.012"),
+        (words.p_text(1.0), "= 1.00"),
+        (words.count(1_320_000), "1,320,000"),
+        (words.count(134_515_008), "134.5 million"),
+        (words.count(None), "–"),
+        (words.duration(0.004), "<0.01 s"),
+        (words.duration(212), "4 min"),
+        (words.duration(9433), "2.6 h"),
+        (words.duration(None), "–"),
+        (words.bytes_text(2_900_000_000), "2.9 GB"),
+        (words.date(0), "1970-01-01"),
+        (words.date(3600, 60), "1970-01-01 01:00"),
+        (words.metric_label("my.module.fn@5"), "fn@5"),
+        (words.sentence_list(["a", "b", "c"]), "a, b and c"),
+        (words.sentence_list(["a"]), "a"),
+    ],
+)
+def test_numbers_are_written_for_readers(text: str, expected: str) -> None:
+    assert text == expected
