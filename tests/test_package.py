@@ -1,0 +1,29 @@
+"""What is shipped: the wheel's package list and the files that come with it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_package_is_listed_and_every_shipped_file_is_package_data():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {"llmrec", *(f"llmrec.{p.parent.name}" for p in ROOT.glob("llmrec/*/__init__.py"))}
+    assert set(setup["packages"]) == found | {"llmrec.eval.templates", "llmrec.prompt_templates"}
+    assert setup["package-dir"]["llmrec.prompt_templates"] == "prompts"
+    for package, patterns in setup["package-data"].items():
+        folder = ROOT / setup["package-dir"].get(package, package.replace(".", "/"))
+        for pattern in patterns:
+            assert list(folder.glob(pattern)), f"{package}: nothing matches {pattern}"
+    assert not [p for p in ROOT.glob("llmrec/**/*") if p.suffix in (".yaml", ".j2") and p.parent.name != "templates"]
+
+
+def test_pinned_versions_cover_what_is_required():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {r.replace("<", ">").split(">")[0].strip().lower().replace("_", "-") for r in wanted}
+    assert names - pinned == set()
