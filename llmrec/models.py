@@ -163,24 +163,24 @@ def load_model(
     return result
 
 
-def fingerprint(name_or_path: str | Path) -> str:
+def fingerprint(name_or_path: str | Path, notify: Callable[[str], None] = log.info) -> str:
     """Return a SHA-256 that identifies the weights, their config and the tokenizer.
 
     Of a directory (a built-in model and a PEFT adapter are directories too) it depends on the content of
-    those files only, not on where they are. A hub id stands for its commit in the Hugging Face cache, so
-    a copy of it in a directory has another fingerprint.
+    those files only, not on where they are. A hub id stands for its commit in the Hugging Face cache, or
+    else on the hub, so a copy of it in a directory has another fingerprint.
     """
-    where = _locate(name_or_path, log.info)
+    where = _locate(name_or_path, notify)
     digest = hashlib.sha256()
     if isinstance(where, str):
         import huggingface_hub as hub
 
         cached = hub.try_to_load_from_cache(where, "config.json")
         if not isinstance(cached, str):
-            raise AssetError(
-                f"The model {where!r} is not in the Hugging Face cache, so it has no fingerprint yet. Expected a "
-                "model that has been loaded once: load it first."
-            )
+            with _loading(where, notify) as options:
+                cached = hub.hf_hub_download(
+                    where, "config.json", local_files_only=options["local_files_only"]
+                )
         return hashlib.sha256(f"{where}@{Path(cached).parent.name}".encode()).hexdigest()
     named = {*_VOCABULARIES, *_TOKENIZER_OPTIONS, *_CONFIGS}
     for file in sorted(where.iterdir()):

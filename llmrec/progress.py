@@ -9,15 +9,23 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["bar", "console", "say"]
+__all__ = ["bar", "clock", "console", "say", "say_once"]
 
 console = Console(highlight=False, soft_wrap=True)
 _EVERY = 15.0  # seconds between lines in a log file
+_said: set[str] = set()
 
 
 def say(text: str) -> None:
     """Print one line; markup in it is shown as it is."""
     console.print(text, markup=False)
+
+
+def say_once(text: str) -> None:
+    """Print a line unless this process has printed it before: where a model comes from is said once, not per stage."""
+    if text not in _said:
+        _said.add(text)
+        say(text)
 
 
 @contextmanager

@@ -219,8 +219,9 @@ def test_every_file_that_matters_changes_the_fingerprint(tiny: Path, name: str) 
     assert fingerprint(tiny) != before
 
 
-def test_a_hub_id_that_was_never_loaded_has_no_fingerprint() -> None:
-    with pytest.raises(AssetError, match="load it first"):
+def test_a_hub_id_that_cannot_be_had_has_no_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMREC_OFFLINE", "1")
+    with pytest.raises(AssetError, match="the hub cannot be reached"):
         fingerprint("owner/no-such-model-anywhere")
 
 

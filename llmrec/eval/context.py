@@ -79,9 +79,7 @@ class ReportContext:
     run_name: str = "llmrec run"
     created: str = ""  # date of the run, in words
     warnings: tuple[str, ...] = ()  # sentences a reader must see before the numbers
-    sample_note: str = (
-        ""  # how the users of the comparison were drawn, with the seed; "" means all test users
-    )
+    sample_note: str = ""  # a sentence: how a sample of the users was drawn, with the seed
     all_users: Comparison | None = None  # systems that recommended to *all* test users, where the main
     # comparison is on a sample
     llm: tuple[LLMNotes, ...] = ()  # one per language model in the comparison

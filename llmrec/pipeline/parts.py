@@ -15,7 +15,7 @@ from llmrec.data.catalog import Catalog
 from llmrec.data.interactions import Interactions
 from llmrec.data.split import Split, leave_one_out
 from llmrec.errors import ConfigError
-from llmrec.progress import say
+from llmrec.progress import say_once
 
 if TYPE_CHECKING:
     from llmrec.decoding.trie import CompiledTrie
@@ -42,8 +42,12 @@ def load_data(config: RunConfig) -> tuple[Interactions, Catalog, list[str]]:
         from llmrec.data.datasets import load_dataset
 
         lines: list[str] = []
-        interactions, catalog = load_dataset(data.dataset, notify=lines.append)
-        say("\n".join(lines))
+
+        def notify(line: str) -> None:
+            lines.append(line)
+            say_once(line)
+
+        interactions, catalog = load_dataset(data.dataset, notify=notify)
         return interactions, catalog, lines[-1:]
     from llmrec.data.sources import read_catalog, read_interactions
 
@@ -98,7 +102,7 @@ def language_parts(
             "do not know. Expected {time} in the part 'after'; or set prompt.target_time to true, and the report will "
             "say so."
         )
-    tokenizer = load_tokenizer(config.model.name)
+    tokenizer = load_tokenizer(config.model.name, notify=say_once)
     identifiers = title_identifiers(
         catalog, tokenizer, end=config.identifiers.end, distinguish_by=config.identifiers.distinguish_by
     )
@@ -126,10 +130,7 @@ def load_language_model(config: RunConfig) -> Any:
     dtype = config.model.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
-    lines: list[str] = []
-    model = load_model(config.model.name, dtype=dtype, device=device, notify=lines.append)
-    say("\n".join(lines[-1:]))
-    return model
+    return load_model(config.model.name, dtype=dtype, device=device, notify=say_once)
 
 
 def pick_device(device: str) -> str:

@@ -30,7 +30,7 @@ from llmrec.pipeline.parts import (
     pick_device,
     sample_rows,
 )
-from llmrec.progress import bar, clock, say
+from llmrec.progress import bar, clock, say, say_once
 from llmrec.recommenders.registry import LLM, build_recommender, kind_of
 
 __all__ = ["finetune_stage", "llm_systems", "prepare", "recommend_stage"]
@@ -246,7 +246,7 @@ def finetune_key(config: RunConfig) -> dict[str, Any]:
     return {
         **prepare_key(config),
         **dumped,
-        "model_fingerprint": fingerprint(config.model.name),
+        "model_fingerprint": fingerprint(config.model.name, say_once),
         "template_text": text,
     }
 
