@@ -235,6 +235,16 @@ def test_the_default_metrics_follow_the_cutoffs_that_all_systems_share() -> None
         assert "@10" not in text
 
 
+def test_the_page_says_which_users_were_asked() -> None:
+    everyone = compare(evaluated("llm", "sasrec"), resamples=500)
+    assert "All 120 test users." in render_html(everyone)
+    part = compare([replace(e, protocol=protocol_of(999)) for e in evaluated("llm", "sasrec")], resamples=500)
+    sample = ReportContext(sample_note="Drawn with seed 5.")
+    for text in (render_html(part, sample), render_markdown(part, sample)):
+        assert "A sample of 120 of 999 test users. Drawn with seed 5." in text
+    assert "does not say how they were drawn" in render_html(part)
+
+
 def test_overlap_counts_users() -> None:
     a, b = evaluated("llm", "sasrec")
     hit_a, hit_b = a.target_ranks <= 10, b.target_ranks <= 10

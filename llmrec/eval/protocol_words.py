@@ -80,9 +80,8 @@ def sample_words(comparison: Comparison, ctx: ReportContext) -> str:
     total = comparison.evaluations[0].protocol.users
     if comparison.users >= total:
         return f"All {total:,} test users."
-    return ctx.sample_note or (
-        f"A sample of {comparison.users:,} of {total:,} test users. The run does not say how they were drawn."
-    )
+    how = ctx.sample_note or "The run does not say how they were drawn."
+    return f"A sample of {comparison.users:,} of {total:,} test users. {how}"
 
 
 def _short_histories(p: Protocol) -> str:
