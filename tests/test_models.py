@@ -22,7 +22,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from llmrec.data.datasets import load_dataset
 from llmrec.errors import AssetError
-from llmrec.models import MODELS, _convert_gguf, fingerprint, load_model, load_tokenizer, resolve_model
+from llmrec.gguf import convert_gguf
+from llmrec.models import MODELS, fingerprint, load_model, load_tokenizer, resolve_model
 
 TINY = {
     "vocab_size": 300,
@@ -284,7 +285,7 @@ def converted(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray[Any, Any]]]:
     tensors = _write_gguf(tmp_path / "gguf" / "tiny.gguf")
     folder = tmp_path / "plain"
     folder.mkdir()
-    _convert_gguf(tmp_path / "gguf" / "tiny.gguf", folder)
+    convert_gguf(tmp_path / "gguf" / "tiny.gguf", folder)
     return folder, tensors
 
 

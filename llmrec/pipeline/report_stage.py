@@ -22,6 +22,7 @@ from llmrec.eval.examples import pick_users, user_examples
 from llmrec.eval.files import write_evaluation
 from llmrec.eval.report import render_html, render_markdown
 from llmrec.eval.slices import user_slices
+from llmrec.eval.words import label
 from llmrec.pipeline.artefacts import check_key, read_json, write_text
 from llmrec.pipeline.parts import language_parts, sample_rows
 from llmrec.pipeline.stages import llm_systems, recommend_key
@@ -205,7 +206,7 @@ def _curves(config: RunConfig, metas: dict[str, dict[str, Any]]) -> tuple[Curve,
         if epochs:
             curves.append(
                 Curve(
-                    f"{name}: NDCG@10 on the validation targets",
+                    f"{label(name)}: NDCG@10 on the validation targets",
                     "epoch",
                     "NDCG@10",
                     tuple(e["epoch"] for e in epochs),
