@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "Data",
@@ -141,6 +141,12 @@ class Finetune(_Section):
     """Layers that get an adapter: all-linear, or names such as [q_proj, v_proj]."""
     save_steps: int = Field(default=25, ge=1)
     """A killed run goes on from the last multiple of this."""
+
+    @field_validator("target_modules", mode="after")
+    @classmethod
+    def _as_names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        """Read a single name as a list of one, so that a text here always means all-linear."""
+        return (value,) if isinstance(value, str) and value != "all-linear" else value
 
 
 class Decoding(_Section):

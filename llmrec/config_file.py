@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import typing
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,9 @@ def validate_config(content: dict[str, Any], source: str = "the config") -> RunC
     systems = content.get("systems") if config is None else config.systems
     if isinstance(systems, dict):
         for name, value in systems.items():
-            if isinstance(value, System) or value is None or isinstance(value, dict):
-                system = value if isinstance(value, System) else System(**(value or {}))
-                problems += system_problems(str(name), system)
+            # What is no valid System at all is among the problems already.
+            with contextlib.suppress(ValidationError):
+                problems += system_problems(str(name), System.model_validate({} if value is None else value))
     if problems:
         listed = "\n".join(f"  - {p}" for p in problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -83,7 +83,9 @@ def _apply(content: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     place = content
     for i, name in enumerate(parents):
-        place = place.setdefault(name, {}) if place.get(name) is not None else _new(place, name)
+        if place.get(name) is None:
+            place[name] = {}
+        place = place[name]
         if not isinstance(place, dict):
             raise ConfigError(
                 f"The override {override!r} goes below {'.'.join(parents[: i + 1])}, which is a value. Expected the "
@@ -93,11 +95,6 @@ def _apply(content: dict[str, Any], override: str) -> None:
         place[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise ConfigError(f"The value of the override {override!r} is not valid YAML. Quote it.") from None
-
-
-def _new(place: dict[str, Any], name: str) -> dict[str, Any]:
-    place[name] = {}
-    return typing.cast(dict[str, Any], place[name])
 
 
 def _explain(error: Any) -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import socket
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,20 @@ YEARS = [
     "1979", "1986", "1992", "1995", "1954", "1995", "1995", "1995", "1995",
     "1988", "1994", "2001", "1954", "1988", "1990", "1995",
 ]  # fmt: skip
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function after whose call a socket or a subprocess fails the test."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the network was touched")
+
+    def close() -> None:
+        monkeypatch.setattr(socket, "socket", refuse)
+        monkeypatch.setattr(subprocess, "run", refuse)
+
+    return close
 
 
 @pytest.fixture(scope="session")

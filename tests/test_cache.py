@@ -6,7 +6,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -260,27 +259,21 @@ def test_two_processes_at_once_build_it_once(tmp_path: Path) -> None:
     assert sorted("the cache" in said[-1] for _, said in got) == [False, True]
 
 
-def test_a_warm_cache_opens_no_socket_and_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_cache_opens_no_socket_and_writes_nothing(no_network: Callable[[], None]) -> None:
     folder = _entry(Place("home"))
     before = {p: p.stat().st_mtime_ns for p in cache.cache_dir().rglob("*")}
 
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("the network was touched")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(subprocess, "run", refuse)
+    no_network()
     assert _entry(Place("home", error=AssertionError("asked"))) == folder
     assert {p: p.stat().st_mtime_ns for p in cache.cache_dir().rglob("*")} == before
 
 
-def test_offline_no_place_on_the_network_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_offline_no_place_on_the_network_is_tried(
+    monkeypatch: pytest.MonkeyPatch, no_network: Callable[[], None], tmp_path: Path
+) -> None:
     monkeypatch.setenv("LLMREC_OFFLINE", "1")
 
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("the network was touched")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(subprocess, "run", refuse)
+    no_network()
     downloads = [
         places.from_url("https://example.invalid/x.zip"),
         places.from_hub("owner/no-such-repository", "0" * 40, "x.gguf"),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import socket
-import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -180,14 +179,12 @@ def test_ml100k_has_the_pinned_content() -> None:
     assert canonical_sha256(log.frame, items) == DATASETS["ml-100k"].content_sha256
 
 
-def test_ml100k_warm_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ml100k_warm_needs_no_network(
+    monkeypatch: pytest.MonkeyPatch, no_network: Callable[[], None]
+) -> None:
     load_dataset("ml-100k")
 
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("the network was touched")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(subprocess, "run", refuse)
+    no_network()
     monkeypatch.setenv("LLMREC_OFFLINE", "1")
     said = list[str]()
     load_dataset("ml-100k", notify=said.append)

@@ -169,6 +169,15 @@ def test_a_loss_that_is_no_number_stops_the_training(tiny_lm, documents, tmp_pat
         finetune(model, documents()[0], SETTINGS, checkpoints=tmp_path, seed=0)
 
 
+def test_a_single_module_may_be_named_without_a_list(tiny_lm):
+    settings = Finetune(target_modules="q_proj", lora_rank=2)
+    adapted = [
+        n for n, p in add_lora(load_model(tiny_lm), settings, seed=0).named_parameters() if p.requires_grad
+    ]
+    assert len(adapted) == 4  # two matrices in each of two layers
+    assert all("q_proj" in n for n in adapted)
+
+
 def test_unknown_target_module_names_the_nearest(tiny_lm):
     settings = SETTINGS.model_copy(update={"target_modules": ("q_prj",)})
     with pytest.raises(ConfigError, match=r"'q_prj' \(did you mean 'q_proj'\?\)"):

@@ -18,7 +18,6 @@ import yaml
 from llmrec import cli
 from llmrec.data.catalog import Catalog
 from llmrec.data.recommendations import read_recommendations
-from llmrec.pipeline.stages import prepare_key  # noqa: F401  (importing the stages must not need a GPU)
 
 SYSTEMS = ("llm", "popularity", "itemknn", "sasrec")
 
@@ -127,6 +126,15 @@ def test_stages_one_by_one_give_the_same_as_a_run(config, tmp_path, capsys):
     assert artefacts(tmp_path / "other") == one_by_one
 
 
+def test_saved_config_and_report_follow_settings_that_decide_no_artefact(config, tmp_path, capsys):
+    path = config()
+    llmrec("run", path, capsys=capsys)
+    llmrec("compare", path, "--set", "evaluation.users_shown=1", capsys=capsys)
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["evaluation"]["users_shown"] == 1
+    assert "users_shown: 1" in (tmp_path / "run" / "report.md").read_text()
+
+
 def test_adapter_loads_without_llmrec(config, tmp_path, tiny_lm, capsys):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -212,6 +220,10 @@ def test_killed_run_ends_with_the_same_artefacts(config, tmp_path):
         process.wait()
     subprocess.run([*command, "--set", f"output={run}"], check=True, timeout=300, **quiet)
     assert artefacts(run) == artefacts(tmp_path / "whole")
+    files = {p.relative_to(run) for p in run.rglob("*") if p.is_file() and ".work" not in p.parts}
+    assert files == {
+        p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*") if p.is_file()
+    }
 
 
 def test_two_runs_in_one_directory_are_kept_apart(config, tmp_path, capsys):
@@ -252,6 +264,9 @@ def test_dry_run_estimates_and_writes_nothing(config, tmp_path, capsys):
             "did you mean 'lora_rank'",
         ),
         (["systems.gru={}"], "there is no recommender 'gru'"),
+        (["systems.sasrec.kind=3"], "systems.sasrec.kind: got 3"),
+        (["systems.sasrec=3"], "systems.sasrec: got 3"),
+        (["finetune.target_modules=q_prj"], "did you mean 'q_proj'"),
         (["model.name=/nowhere/at/all"], "nowhere"),
         (["prompt.template=film"], "did you mean 'films'"),
         (["finetune.target_modules=[q_prj]"], "did you mean 'q_proj'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -41,8 +42,7 @@ class Catalog:
     def __post_init__(self) -> None:
         index = {item: i for i, item in enumerate(self.item_ids)}
         if len(index) != len(self.item_ids):
-            seen: set[str] = set()
-            twice = next(i for i in self.item_ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+            twice = Counter(self.item_ids).most_common(1)[0][0]
             raise DataError(
                 f"The catalogue lists item {twice!r} more than once "
                 f"({len(self.item_ids):,} rows, {len(index):,} different ids). "

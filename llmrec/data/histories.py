@@ -61,11 +61,21 @@ class Histories(Sequence[History]):
             start, stop = self.indptr[int(row) % len(self)], self.indptr[int(row) % len(self) + 1]
             return History(self.user_ids[int(row)], self.items[start:stop], self.timestamps[start:stop])
         rows = np.arange(len(self))[row]
-        return Histories.from_list([self[int(r)] for r in rows])
+        return self.spans(rows, self.indptr[:-1][rows], self.indptr[1:][rows])
 
     def __iter__(self) -> Iterator[History]:
         for row in range(len(self)):
             yield self[row]
+
+    def spans(
+        self, rows: NDArray[np.integer], starts: NDArray[np.integer], stops: NDArray[np.integer]
+    ) -> Histories:
+        """Return events ``starts[i]:stops[i]`` (positions in ``items``) of the users ``rows[i]``."""
+        lengths = stops - starts
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        take = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
+        names = tuple(self.user_ids[int(r)] for r in rows)
+        return Histories(names, indptr, self.items[take], self.timestamps[take])
 
     @property
     def lengths(self) -> NDArray[np.int64]:

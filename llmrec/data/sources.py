@@ -101,9 +101,10 @@ def _seconds(column: pl.Series) -> pl.Series:
             "data.columns.timestamp."
         )
     # Milliseconds read as seconds would put events 50,000 years into the future.
-    if (numbers > 32_503_680_000).any():
+    newest = float(numbers.to_numpy().max(initial=0))
+    if newest > 32_503_680_000:
         raise DataError(
-            f"The largest timestamp is {int(numbers.max()):,}, a date after the year 3000. Expected seconds since 1970; "  # type: ignore[arg-type]
-            "these look like milliseconds: divide them by 1000."
+            f"The largest timestamp is {newest:,.0f}, a date after the year 3000. Expected seconds since 1970; these "
+            "look like milliseconds: divide them by 1000."
         )
     return numbers.cast(pl.Int64).alias("timestamp")

@@ -12,7 +12,7 @@ from llmrec.data.interactions import Interactions, time_resolution
 from llmrec.data.protocol import Protocol
 from llmrec.errors import DataError
 
-__all__ = ["Split", "leave_one_out"]
+__all__ = ["Split", "hold_out_last", "leave_one_out"]
 
 _MIN_EVENTS = 3  # one to learn from, one to validate, one to test
 
@@ -90,8 +90,7 @@ def leave_one_out(
             f"None of the {len(lengths):,} users has {_MIN_EVENTS} events or more, so there is nobody to evaluate. "
             "Expected histories; check that the user id column is the right one."
         )
-    held_out = np.where(lengths >= _MIN_EVENTS, 2, 0)
-    starts, stops = everything.indptr[:-1], everything.indptr[1:]
+    stops = everything.indptr[1:]
     last = stops[held] - 1
     seen = _seen_before(everything, held)
     gap = np.diff(timestamps)
@@ -116,24 +115,26 @@ def leave_one_out(
         first_timestamp=int(timestamps.min()),
         last_timestamp=int(timestamps.max()),
     )
-    rows = np.arange(len(user_ids))
+    return hold_out_last(everything, held, protocol)
+
+
+def hold_out_last(everything: Histories, held: np.ndarray, protocol: Protocol) -> Split:
+    """Split the events of all users into training and, for the users ``held``, the last two."""
+    rows = np.arange(len(everything))
+    starts, stops = everything.indptr[:-1], everything.indptr[1:]
+    trained = stops - 2 * np.isin(rows, held)
+
+    def holdout(target: np.ndarray) -> Holdout:
+        past = everything.spans(held, starts[held], target)
+        return Holdout(past, everything.items[target], everything.timestamps[target])
+
+    last = stops[held] - 1
     return Split(
-        train=_prefixes(everything, rows, starts, stops - held_out),
-        valid=Holdout(
-            _prefixes(everything, held, starts[held], last - 1), items[last - 1], timestamps[last - 1]
-        ),
-        test=Holdout(_prefixes(everything, held, starts[held], last), items[last], timestamps[last]),
+        train=everything.spans(rows, starts, trained),
+        valid=holdout(last - 1),
+        test=holdout(last),
         protocol=protocol,
     )
-
-
-def _prefixes(histories: Histories, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Histories:
-    """Return events ``starts[i]:stops[i]`` for the users ``rows[i]``."""
-    lengths = stops - starts
-    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    take = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
-    names = tuple(histories.user_ids[int(r)] for r in rows)
-    return Histories(names, indptr, histories.items[take], histories.timestamps[take])
 
 
 def _seen_before(histories: Histories, rows: np.ndarray) -> np.ndarray:

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 
 from llmrec.data.catalog import Catalog
-from llmrec.data.histories import Histories, Holdout
+from llmrec.data.histories import Histories
 from llmrec.data.protocol import Protocol
-from llmrec.data.split import Split
+from llmrec.data.split import Split, hold_out_last
 from llmrec.errors import ArtefactError
 
 __all__ = ["read_split", "write_split"]
@@ -62,29 +62,13 @@ def read_split(folder: Path) -> tuple[Split, Catalog]:
         ) from None
     texts = {name: tuple(table[name].to_list()) for name in table.columns}
     catalog = Catalog(texts.pop("item_id"), texts.pop("title"), texts)
-    items = catalog.indices(events["item_id"].to_list())
-    times = events["timestamp"].to_numpy().astype(np.int64)
-    part = events["part"].to_numpy()
     counts = events.group_by("user_id", maintain_order=True).len()
-    users = counts["user_id"].to_list()
-    lengths = counts["len"].to_numpy().astype(np.int64)
-    stops = np.cumsum(lengths)
-    starts = stops - lengths
-    tested = part[stops - 1] == "test"
-
-    def histories(rows: np.ndarray, cut: np.ndarray) -> Histories:
-        take = np.concatenate([np.arange(s, e) for s, e in zip(starts[rows], cut, strict=True)])
-        indptr = np.concatenate([[0], np.cumsum(cut - starts[rows])]).astype(np.int64)
-        return Histories(tuple(users[int(r)] for r in rows), indptr, items[take], times[take])
-
-    everyone, held = np.arange(len(users)), np.flatnonzero(tested)
-    last = stops[held] - 1
-    return (
-        Split(
-            train=histories(everyone, stops - 2 * tested),
-            valid=Holdout(histories(held, last - 1), items[last - 1], times[last - 1]),
-            test=Holdout(histories(held, last), items[last], times[last]),
-            protocol=protocol,
-        ),
-        catalog,
+    indptr = np.concatenate([[0], np.cumsum(counts["len"].to_numpy().astype(np.int64))])
+    everything = Histories(
+        tuple(counts["user_id"].to_list()),
+        indptr,
+        catalog.indices(events["item_id"].to_list()),
+        events["timestamp"].to_numpy().astype(np.int64),
     )
+    held = np.flatnonzero(events["part"].to_numpy()[indptr[1:] - 1] == "test")
+    return hold_out_last(everything, held, protocol), catalog

@@ -49,9 +49,7 @@ class _Hypotheses:
     user: NDArray[np.int64]
     node: NDArray[np.int64]  # trie node reached
     score: NDArray[np.float64]
-    slot: NDArray[
-        np.int64
-    ]  # packed token it ends with, see _PackedDecoder; 0 at the root, -1 for finished ones
+    slot: NDArray[np.int64]  # packed token it ends with (see _PackedDecoder); -1 for finished ones
     done: NDArray[np.bool_]  # node is a leaf
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> _Hypotheses:
@@ -119,7 +117,7 @@ def beam_search(
         pool = _concatenate(finished, grown)
         # 3. Keep the best `width` per user. The sort is stable: equal scores keep trie order.
         order = np.lexsort((-pool.score, pool.user))
-        rank = np.arange(len(order)) - np.searchsorted(pool.user[order], pool.user[order])
+        rank = _place(pool.user[order])
         cut = order[rank >= width]
         np.maximum.at(pruned, pool.user[cut], pool.score[cut])
         keep = order[rank < width]
@@ -139,8 +137,12 @@ def beam_search(
             f"Every item of the catalogue is excluded for the user at position {missing[0]}, so there is nothing to "
             "recommend. Expected at least one item that the user has not seen."
         )
-    rank = np.arange(len(live.user)) - np.searchsorted(live.user, live.user)
-    return _collect(trie, live.take(rank < k), n_users, k, pruned, packed.beam_tokens)
+    return _collect(trie, live.take(_place(live.user) < k), n_users, k, pruned, packed.beam_tokens)
+
+
+def _place(users: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return each entry's place within its user, from 0; ``users`` ascend [n]."""
+    return np.arange(len(users)) - np.searchsorted(users, users)
 
 
 def _hidden_keys(trie: CompiledTrie, exclude: Sequence[NDArray[np.integer]]) -> NDArray[np.int64]:
@@ -155,9 +157,11 @@ def _hidden_keys(trie: CompiledTrie, exclude: Sequence[NDArray[np.integer]]) -> 
 def _is_hidden(
     hidden: NDArray[np.int64], users: NDArray[np.int64], nodes: NDArray[np.int64], n_nodes: int
 ) -> NDArray[np.bool_]:
+    if not len(hidden):
+        return np.zeros(len(nodes), dtype=bool)
     keys = users * n_nodes + nodes
-    at = np.searchsorted(hidden, keys)
-    return (at < len(hidden)) & (hidden[np.minimum(at, len(hidden) - 1)] == keys) if len(hidden) else keys < 0
+    found: NDArray[np.bool_] = hidden[np.minimum(np.searchsorted(hidden, keys), len(hidden) - 1)] == keys
+    return found
 
 
 def _expand(
@@ -207,7 +211,7 @@ def _concatenate(a: _Hypotheses, b: _Hypotheses) -> _Hypotheses:
 def _out_of_reach(live: _Hypotheses, k: int, n_users: int) -> NDArray[np.bool_]:
     """Mark unfinished hypotheses that cannot enter the user's top k any more: all that is below scores lower."""
     finished = np.flatnonzero(live.done)
-    rank = np.arange(len(finished)) - np.searchsorted(live.user[finished], live.user[finished])
+    rank = _place(live.user[finished])
     kth = np.full(n_users, -np.inf)
     at_k = finished[rank == k - 1]
     kth[live.user[at_k]] = live.score[at_k]
@@ -224,7 +228,7 @@ def _collect(
 ) -> BeamResult:
     items = np.full((n_users, k), -1, dtype=np.int32)
     scores = np.full((n_users, k), -np.inf)
-    rank = np.arange(len(live.user)) - np.searchsorted(live.user, live.user)
+    rank = _place(live.user)
     # One item per leaf: identifiers are injective, which ItemIdentifiers checks.
     items[live.user, rank] = trie.order[trie.first[live.node]]
     scores[live.user, rank] = live.score
@@ -278,7 +282,7 @@ class _PackedDecoder:
             The new slots [n] and what follows them [n, V].
         """
         n_users, n_slots, cached = self.sees.shape
-        column = np.arange(len(users)) - np.searchsorted(users, users)
+        column = _place(users)
         m = int(column.max()) + 1
         ids = np.zeros((n_users, m), dtype=np.int64)
         ids[users, column] = tokens

@@ -82,8 +82,9 @@ class CompiledTrie:
         for level in range(depth):
             new[1:] |= table[1:, level] != table[:-1, level]
             alive = lengths > level
+            borders = np.flatnonzero(new)
             starts = np.flatnonzero(new & alive)
-            ends = np.append(np.flatnonzero(new)[1:], n)[np.searchsorted(np.flatnonzero(new), starts)]
+            ends = np.append(borders[1:], n)[np.searchsorted(borders, starts)]
             tokens.append(table[starts, level])
             parents.append(node[starts])
             first.append(starts)
@@ -95,9 +96,9 @@ class CompiledTrie:
 
         parent = np.concatenate(parents)
         counts = np.bincount(parent, minlength=size)
-        inner = leaf[counts[leaf] > 0]
+        inner = np.flatnonzero(counts[leaf] > 0)
         if len(inner):
-            row = int(np.flatnonzero(counts[leaf] > 0)[0])
+            row = int(inner[0])
             raise TrieError(
                 f"The sequence of item {names[order[row]]}, {table[row][: lengths[row]].tolist()}, is the beginning "
                 "of another one, so the model could not say where it ends. Expected an end token on every sequence."

@@ -36,17 +36,15 @@ def add_lora(model: Any, settings: Finetune, seed: int) -> Any:
         The model has no layer of a name in ``settings.target_modules``.
     """
     linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if n and not list(m.children())}
-    if settings.target_modules != "all-linear":
-        wanted = settings.target_modules
-        wanted = (wanted,) if isinstance(wanted, str) else wanted
-        unknown = [m for m in wanted if m not in linear]
+    modules = settings.target_modules
+    if modules != "all-linear":
+        unknown = [m for m in modules if m not in linear]
         if unknown:
             raise ConfigError(
                 f"finetune.target_modules names {unknown[0]!r}{nearest(unknown[0], linear)}, which this model does not "
                 f"have. Expected 'all-linear' or some of {', '.join(sorted(linear))}."
             )
     set_seed(seed)  # the adapters' first matrices are random
-    modules = settings.target_modules
     return get_peft_model(
         model,
         LoraConfig(

@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from llmrec.data.recommendations import replacing
 from llmrec.errors import ArtefactError
 
 __all__ = ["check_key", "flatten", "locked", "read_json", "whole_folder", "write_text"]
@@ -38,9 +39,8 @@ def whole_folder(final: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: readers see the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -57,11 +57,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Keep a second process out of a run directory."""
+    """Keep a second process out of a run directory, and remove what a killed one left half-written."""
     run.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / ".lock")
     try:
         with lock.acquire(timeout=0):
+            for left in [*run.glob(".*.tmp"), *run.glob("*/.*.tmp")]:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield
     except Timeout:
         raise ArtefactError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -14,7 +13,14 @@ from llmrec.config import RunConfig
 from llmrec.data.catalog import Catalog
 from llmrec.data.split import Split
 from llmrec.pipeline.memory import peak_memory, reset_peak_memory
-from llmrec.pipeline.parts import language_parts, load_data, load_language_model, make_split, sample_rows
+from llmrec.pipeline.parts import (
+    context_length,
+    language_parts,
+    load_data,
+    load_language_model,
+    make_split,
+    sample_rows,
+)
 from llmrec.progress import clock, console, say
 from llmrec.recommenders.registry import LLM, build_recommender, kind_of
 
@@ -47,42 +53,35 @@ def estimate(config: RunConfig) -> None:
 def _language_model(
     config: RunConfig, name: str, split: Split, catalog: Catalog
 ) -> list[tuple[str, str, float, str]]:
-    from llmrec.finetune.examples import training_documents, windows
-    from llmrec.finetune.train import add_lora, finetune
     from llmrec.recommenders.llm import LLMRecommender
 
-    model: Any = load_language_model(config)
-    context = getattr(model.config, "max_position_embeddings", None)
-    parts = language_parts(config, split, catalog, context)
-    llm = LLMRecommender(
-        model, parts.verbalizer, parts.trie, finetune=config.finetune, decoding=config.decoding, name=name
-    )
+    model = load_language_model(config)
+    parts = language_parts(config, split, catalog, context_length(model))
+    settings = config.finetune.model_copy(update={"steps": _STEPS, "save_steps": _STEPS + 1})
+    times = []
     users = sample_rows(config, split)
     # A random batch, since that is what the run will see on average.
     some = np.random.default_rng(0).choice(
         users, size=min(config.decoding.batch_size, len(users)), replace=False
     )
-    started = time.monotonic()
-    llm.recommend(
-        split.test.select(some).histories, config.evaluation.k, exclude_seen=config.split.exclude_seen
-    )
-    decode = (time.monotonic() - started) / len(some)
-
-    cut = windows(split.train, config.prompt.max_events, config.finetune.windows_per_user)
-    documents = training_documents(parts.verbalizer, split.train, cut)
-    settings = config.finetune.model_copy(update={"steps": _STEPS, "save_steps": _STEPS + 1})
-    times = [time.monotonic()]
     with tempfile.TemporaryDirectory() as folder:
-        tuned = add_lora(model, config.finetune, config.seed)
-        finetune(
-            tuned,
-            documents,
-            settings,
+        llm = LLMRecommender(
+            model,
+            parts.verbalizer,
+            parts.trie,
+            finetune=settings,
+            decoding=config.decoding,
             checkpoints=Path(folder),
-            seed=config.seed,
-            on_step=lambda done, of: times.append(time.monotonic()),
+            name=name,
         )
-    step = float(np.mean(np.diff(times)[1:]))
+        started = time.monotonic()
+        llm.recommend(
+            split.test.select(some).histories, config.evaluation.k, exclude_seen=config.split.exclude_seen
+        )
+        decode = (time.monotonic() - started) / len(some)
+        llm.on_progress = lambda done, of: times.append(time.monotonic())
+        llm.fit(split)
+    step = float(np.mean(np.diff(times)))
     return [
         ("finetune", f"{config.finetune.steps:,} steps", step * config.finetune.steps, f"{_STEPS - 1} steps"),
         ("recommend " + name, f"{len(users):,} users", decode * len(users), f"{len(some)} users"),

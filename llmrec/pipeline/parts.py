@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec import cache
 from llmrec.config import RunConfig
 from llmrec.data.catalog import Catalog
 from llmrec.data.interactions import Interactions
@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from llmrec.identifiers.base import ItemIdentifiers
     from llmrec.prompts.verbalize import Verbalizer
 
-__all__ = ["LanguageParts", "language_parts", "load_data", "make_split", "pick_device", "sample_rows"]
+__all__ = [
+    "LanguageParts",
+    "context_length",
+    "data_digests",
+    "language_parts",
+    "load_data",
+    "load_language_model",
+    "make_split",
+    "pick_device",
+    "sample_rows",
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ def load_data(config: RunConfig) -> tuple[Interactions, Catalog, list[str]]:
 def data_digests(config: RunConfig) -> dict[str, str]:
     """Return SHA-256 digests of the user's files, so that a changed file is noticed."""
     paths = [p for p in (config.data.interactions, config.data.items) if p is not None]
-    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths if p.is_file()}
+    return {str(p): cache.sha256(p) for p in paths if p.is_file()}
 
 
 def make_split(config: RunConfig, interactions: Interactions, catalog: Catalog) -> Split:
@@ -131,6 +141,11 @@ def load_language_model(config: RunConfig) -> Any:
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     return load_model(config.model.name, dtype=dtype, device=device, notify=say_once)
+
+
+def context_length(model: Any) -> int | None:
+    """Return the longest sequence a model can read, in tokens; ``None`` where its config does not say."""
+    return getattr(model.config, "max_position_embeddings", None)
 
 
 def pick_device(device: str) -> str:

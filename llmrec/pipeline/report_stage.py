@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmrec.config import RunConfig
+from llmrec.config_file import dump_config
 from llmrec.data.catalog import Catalog
+from llmrec.data.histories import Holdout
 from llmrec.data.recommendations import Recommendations, read_meta, read_recommendations
 from llmrec.data.split import Split
 from llmrec.errors import ArtefactError
@@ -30,27 +32,37 @@ from llmrec.progress import say
 from llmrec.prompts.template import load_template
 from llmrec.prompts.time import TIME_STYLES
 
-__all__ = ["compare_stage", "evaluate_stage"]
+__all__ = ["compare_stage", "evaluate_stage", "read_lists", "write_evaluations"]
 
 _PACKAGES = ("llmrec", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "polars")
 
 
-def evaluate_stage(config: RunConfig, split: Split, catalog: Catalog) -> list[Evaluation]:
-    """Evaluate every file in recommendations/ on the users of the comparison, and write evaluation/."""
-    users = split.test.select(sample_rows(config, split))
-    return [
-        _evaluate(config, split, catalog, lists, users, meta, write=True)
-        for lists, meta in _read_lists(config, split, catalog)
-    ]
+Lists = list[tuple[Recommendations, dict[str, Any]]]  # of each system, with how they were made
 
 
-def compare_stage(config: RunConfig, split: Split, catalog: Catalog, config_path: str) -> Path:
+def evaluate_stage(config: RunConfig, split: Split, catalog: Catalog, read: Lists) -> list[Evaluation]:
+    """Evaluate every system on the users of the comparison."""
+    return _evaluate(config, split, catalog, read, split.test.select(sample_rows(config, split)))
+
+
+def write_evaluations(config: RunConfig, evaluations: Sequence[Evaluation]) -> None:
+    """Write evaluation/."""
+    for evaluation in evaluations:
+        write_evaluation(config.output / "evaluation", evaluation)
+
+
+def compare_stage(
+    config: RunConfig,
+    split: Split,
+    catalog: Catalog,
+    read: Lists,
+    evaluations: Sequence[Evaluation],
+    command: str,
+) -> Path:
     """Write report.html and report.md and return the former's path."""
     run = config.output
     rows = sample_rows(config, split)
     users = split.test.select(rows)
-    read = list(_read_lists(config, split, catalog))
-    evaluations = [_evaluate(config, split, catalog, lists, users, meta, write=False) for lists, meta in read]
     llms = llm_systems(config)
     subject = next(
         (e.system for e in evaluations if e.system in llms and e.system != config.evaluation.baseline), None
@@ -62,8 +74,7 @@ def compare_stage(config: RunConfig, split: Split, catalog: Catalog, config_path
     everyone = [(lists, meta) for lists, meta in read if len(lists) == len(split.test)]
     all_users = None
     if len(rows) < len(split.test) and config.evaluation.baseline in [lists.system for lists, _ in everyone]:
-        complete = [_evaluate(config, split, catalog, r, split.test, m, write=False) for r, m in everyone]
-        all_users = compare(complete, **options)
+        all_users = compare(_evaluate(config, split, catalog, everyone, split.test), **options)
 
     chosen = pick_users(len(users), config.evaluation.users_shown, config.seed)
     prompts = _prompts(config, split, catalog, users, chosen) if llms else None
@@ -92,18 +103,18 @@ def compare_stage(config: RunConfig, split: Split, catalog: Catalog, config_path
         users_seed=config.seed,
         provenance=tuple(read_json(run / "split" / "meta.json").get("provenance", ())),
         versions={p: importlib.metadata.version(p) for p in _PACKAGES},
-        config_yaml=(run / "config.yaml").read_text(encoding="utf-8"),
-        command=f"llmrec run {config_path}",
+        config_yaml=dump_config(config),
+        command=command,
     )
+    # Settings that decide no artefact, such as the users shown, may have changed since the first stage.
+    write_text(run / "config.yaml", dump_config(config))
     write_text(run / "report.md", render_markdown(comparison, context))
     write_text(run / "report.html", render_html(comparison, context))
     say(comparison.summary_sentence)
     return run / "report.html"
 
 
-def _read_lists(
-    config: RunConfig, split: Split, catalog: Catalog
-) -> list[tuple[Recommendations, dict[str, Any]]]:
+def read_lists(config: RunConfig, catalog: Catalog) -> Lists:
     """Read all lists: first those of the config, in its order, then those made elsewhere."""
     folder = config.output / "recommendations"
     missing = [name for name in config.systems if not (folder / f"{name}.parquet").is_file()]
@@ -124,32 +135,26 @@ def _read_lists(
 
 
 def _evaluate(
-    config: RunConfig,
-    split: Split,
-    catalog: Catalog,
-    lists: Recommendations,
-    users: Any,
-    meta: dict[str, Any],
-    *,
-    write: bool,
-) -> Evaluation:
-    evaluation = evaluate(
-        lists.for_users(users.histories.user_ids),
-        users,
-        train_counts(split.train, len(catalog)),
-        catalog,
-        split.protocol,
-        ks=config.evaluation.cutoffs,
-        cost=Cost(**meta["cost"]) if "cost" in meta else None,
-        meta={k: v for k, v in meta.items() if k not in ("cost", "epochs")},
-    )
-    if write:
-        write_evaluation(config.output / "evaluation", evaluation)
-    return evaluation
+    config: RunConfig, split: Split, catalog: Catalog, read: Lists, users: Holdout
+) -> list[Evaluation]:
+    counts = train_counts(split.train, len(catalog))
+    return [
+        evaluate(
+            lists.for_users(users.histories.user_ids),
+            users,
+            counts,
+            catalog,
+            split.protocol,
+            ks=config.evaluation.cutoffs,
+            cost=Cost(**meta["cost"]) if "cost" in meta else None,
+            meta={k: v for k, v in meta.items() if k not in ("cost", "epochs")},
+        )
+        for lists, meta in read
+    ]
 
 
 def _prompts(
-    config: RunConfig, split: Split, catalog: Catalog, users: Any, chosen: np.ndarray
+    config: RunConfig, split: Split, catalog: Catalog, users: Holdout, chosen: np.ndarray
 ) -> dict[str, str]:
     parts = language_parts(config, split, catalog, None)
     texts = {}
@@ -211,7 +216,7 @@ def _curves(config: RunConfig, metas: dict[str, dict[str, Any]]) -> tuple[Curve,
                     "NDCG@10",
                     tuple(e["epoch"] for e in epochs),
                     tuple(e["ndcg@10"] for e in epochs),
-                    meta.get("best_epoch"),
+                    float(meta["best_epoch"]),
                 )
             )
     path = config.output / "adapter" / "llmrec.json"
@@ -229,4 +234,4 @@ def _curves(config: RunConfig, metas: dict[str, dict[str, Any]]) -> tuple[Curve,
                 smooth,
             )
         )
-    return tuple(replace(c, chosen_x=float(c.chosen_x) if c.chosen_x else None) for c in curves)
+    return tuple(curves)

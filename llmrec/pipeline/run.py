@@ -40,13 +40,20 @@ def run(config_path: Path, overrides: Sequence[str] = (), until: str | None = No
         if until in (None, "recommend"):
             recommend_stage(config, split, catalog)
         if until in (None, "evaluate", "compare"):
-            from llmrec.pipeline.report_stage import compare_stage, evaluate_stage
+            from llmrec.pipeline.report_stage import (
+                compare_stage,
+                evaluate_stage,
+                read_lists,
+                write_evaluations,
+            )
 
+            read = read_lists(config, catalog)
+            evaluations = evaluate_stage(config, split, catalog, read)
             if until != "compare":
-                evaluate_stage(config, split, catalog)
+                write_evaluations(config, evaluations)
             if until != "evaluate":
-                command = " ".join([str(config_path), *(f"--set {o}" for o in overrides)])
-                say(f"Report: {compare_stage(config, split, catalog, command)}")
+                command = " ".join(["llmrec run", str(config_path), *(f"--set {o}" for o in overrides)])
+                say(f"Report: {compare_stage(config, split, catalog, read, evaluations, command)}")
 
 
 def dry_run(config_path: Path, overrides: Sequence[str] = ()) -> None:

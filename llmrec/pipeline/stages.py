@@ -6,7 +6,6 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from llmrec.config import RunConfig, System
 from llmrec.config_file import dump_config
 from llmrec.data.catalog import Catalog
-from llmrec.data.recommendations import read_meta, write_recommendations
+from llmrec.data.recommendations import Recommendations, read_meta, write_recommendations
 from llmrec.data.split import Split
 from llmrec.data.split_files import read_split, write_split
 from llmrec.errors import ArtefactError
@@ -22,6 +21,7 @@ from llmrec.eval.evaluate import Cost
 from llmrec.pipeline.artefacts import check_key, read_json, whole_folder, write_text
 from llmrec.pipeline.memory import peak_memory, reset_peak_memory
 from llmrec.pipeline.parts import (
+    context_length,
     data_digests,
     language_parts,
     load_data,
@@ -47,11 +47,12 @@ def prepare(config: RunConfig) -> tuple[Split, Catalog]:
     interactions, catalog, provenance = load_data(config)
     split = make_split(config, interactions, catalog)
     run.mkdir(parents=True, exist_ok=True)
+    # Before the folder: once that is there, the stage counts as done.
     write_text(run / "config.yaml", dump_config(config))
+    _write_json(run / "protocol.json", split.protocol.to_dict())
     with whole_folder(folder) as work:
         write_split(work, split, catalog)
         _write_json(work / "meta.json", {"key": key, "provenance": provenance})
-    write_text(run / "protocol.json", json.dumps(split.protocol.to_dict(), indent=2) + "\n")
     p = split.protocol
     say(
         f"Split: {p.users:,} users, {p.items:,} items, {p.interactions:,} interactions; {p.split}, ties in "
@@ -72,7 +73,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
     checkpoints = config.output / ".work" / "finetune"
     _same_work(checkpoints, key)
     model = load_language_model(config)
-    parts = language_parts(config, split, catalog, _context_length(model))
+    parts = language_parts(config, split, catalog, context_length(model))
     parameters = model.num_parameters()
     reset_peak_memory()
     started = time.monotonic()
@@ -115,11 +116,9 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
     )
 
 
-def recommend_stage(config: RunConfig, split: Split, catalog: Catalog, only: str | None = None) -> None:
-    """Make every system's lists, or those of one."""
+def recommend_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
+    """Make the lists of every system that has none yet."""
     for name, system in config.systems.items():
-        if only is not None and name != only:
-            continue
         path = config.output / "recommendations" / f"{name}.parquet"
         key = recommend_key(config, name)
         if path.is_file():
@@ -132,24 +131,13 @@ def recommend_stage(config: RunConfig, split: Split, catalog: Catalog, only: str
             check_key(path, meta.get("key", {}), key)
             continue
         make = _recommend_llm if kind_of(name, system) == LLM else _recommend_other
-        make(
-            config,
-            name,
-            system,
-            split,
-            catalog,
-            lambda recs, meta, p=path, k=key: write_recommendations(  # type: ignore[misc]
-                p, recs, catalog, {"key": k, **meta}
-            ),
-        )
-
-
-_Write = Callable[[Any, dict[str, Any]], None]
+        recs, meta = make(config, name, system, split, catalog)
+        write_recommendations(path, recs, catalog, {"key": key, **meta})
 
 
 def _recommend_llm(
-    config: RunConfig, name: str, system: System, split: Split, catalog: Catalog, write: _Write
-) -> None:
+    config: RunConfig, name: str, system: System, split: Split, catalog: Catalog
+) -> tuple[Recommendations, dict[str, Any]]:
     from peft import PeftModel
 
     from llmrec.recommenders.llm import LLMRecommender
@@ -157,7 +145,7 @@ def _recommend_llm(
     folder = config.output / "adapter"
     trained = _adapter_meta(folder, finetune_key(config))
     base = load_language_model(config)
-    parts = language_parts(config, split, catalog, _context_length(base))
+    parts = language_parts(config, split, catalog, context_length(base))
     # Merged, an adapter costs nothing at decoding time.
     model = PeftModel.from_pretrained(base, str(folder)).merge_and_unload().eval()
     holdout = split.test.select(sample_rows(config, split))
@@ -185,16 +173,16 @@ def _recommend_llm(
         tokens_generated=llm.beam_tokens_,
         device=device_words(pick_device(config.model.device)),
     )
-    write(recs, {"cost": asdict(cost), "certified": float(llm.certified_.mean())})
     say(
         f"{name}: lists for {len(holdout):,} users in {clock(seconds)}; {llm.certified_.mean():.0%} certified to be "
         f"the model's exact top {config.evaluation.k}."
     )
+    return recs, {"cost": asdict(cost), "certified": float(llm.certified_.mean())}
 
 
 def _recommend_other(
-    config: RunConfig, name: str, system: System, split: Split, catalog: Catalog, write: _Write
-) -> None:
+    config: RunConfig, name: str, system: System, split: Split, catalog: Catalog
+) -> tuple[Recommendations, dict[str, Any]]:
     reset_peak_memory()
     with bar(f"Fitting {name}, epochs") as progress:
         recommender = build_recommender(
@@ -219,9 +207,9 @@ def _recommend_other(
     meta = {"cost": asdict(cost), "epochs": getattr(recommender, "history_", [])}
     if meta["epochs"]:
         meta["best_epoch"] = recommender.best_epoch_
-    write(recs, meta)
     best = f" (best of {len(meta['epochs'])} epochs: {meta['best_epoch']})" if meta["epochs"] else ""
     say(f"{name}: fitted in {clock(fitted)}{best}, lists for {len(split.test):,} users in {seconds:.1f} s.")
+    return recs, meta
 
 
 def llm_systems(config: RunConfig) -> list[str]:
@@ -299,12 +287,6 @@ def _same_work(folder: Path, key: dict[str, Any]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _write_json(note, key)
-
-
-def _context_length(model: Any) -> int | None:
-    return getattr(model.config, "max_position_embeddings", None) or getattr(
-        model.config, "n_positions", None
-    )
 
 
 def _write_json(path: Path, content: Any) -> None:

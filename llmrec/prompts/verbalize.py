@@ -10,6 +10,7 @@ Shapes: T tokens of a document, L events.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,7 +88,7 @@ class Verbalizer:
         self.max_events = max_events
         self.context_length = context_length
         self._identifiers = [np.asarray(i, dtype=np.int64) for i in identifiers]
-        self._time = {"style": time, "resolution": resolution, "min_gap": min_gap}
+        self._times = partial(verbalise_times, time, resolution=resolution, min_gap=min_gap)
         self._attributes = {name: attributes[name] for name in template.fields() - {"time"}}
         self._tokenizer = tokenizer
         self._cache: dict[str, NDArray[np.int64]] = {}
@@ -144,17 +145,14 @@ class Verbalizer:
                         f"The template {self.template.name!r} states the target's time, but no time was given for "
                         f"user {history.user_id!r}. Give target timestamps, or move {{time}} to the part 'after'."
                     )
-                when = verbalise_times(
-                    timestamps=np.append(window.timestamps, target_timestamp),
-                    **self._time,  # type: ignore[arg-type]
-                )[-1]
+                when = self._times(np.append(window.timestamps, target_timestamp))[-1]
             pieces.append(self._encode(render(self.template.before, {"time": when})))
         tokens = np.concatenate(pieces)
         self._check_length(tokens, history, room=max(map(len, self._identifiers)))
         return tokens
 
     def _events(self, history: History) -> list[tuple[int, str]]:
-        times = verbalise_times(timestamps=history.timestamps, **self._time)  # type: ignore[arg-type]
+        times = self._times(history.timestamps)
         return [(int(item), when) for item, when in zip(history.items, times, strict=True)]
 
     def _event(self, item: int, when: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
