@@ -125,7 +125,7 @@ def test_batch_and_single_users_agree():
 def test_bad_requests_are_refused():
     trie = CompiledTrie.from_sequences([(2, END), (3, END)])
     model, prompt = model_of("llama"), [np.array([1])]
-    with pytest.raises(TrieError, match="beam_width >= k"):
+    with pytest.raises(TrieError, match="k <= beam_width"):
         beam_search(model, trie, prompt, 2, width=1)
     with pytest.raises(TrieError, match="Every item of the catalogue is excluded"):
         beam_search(model, trie, prompt, 1, width=1, exclude=[np.array([0, 1])])

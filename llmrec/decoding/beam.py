@@ -1,61 +1,66 @@
 """Beam search over a compiled trie, in torch.
 
-The hypotheses of a user are packed behind the prompt as one sequence, each token attending to the prompt and to its
-own ancestors only. So the prompt is read once per user, nothing in the key-value cache is ever copied or reordered,
-and a step costs one forward pass over the new tokens.
-
 The score of a hypothesis is the sum of its tokens' log-probabilities, without length normalisation: that is the
 log-probability of the item, and it makes a prefix's score a bound on everything below it. When all prefixes that
 were cut off score below the k-th result, the result is certified to be the true top k.
 
-Shapes: B users, W hypotheses per user, P prompt tokens, S packed tokens so far, m new tokens of a step, V vocabulary.
+Tokens without an alternative are fed together with the one that leads to them, so that the rest of a title costs one
+forward pass instead of one per token. They are scored in the step in which a beam would reach them: the search
+is the one of ``generate(num_beams=width, length_penalty=0, early_stopping="never")``, except that no finished item is
+ever dropped for a better prefix.
+
+Shapes: B users, W prefixes per user, n hypotheses, c children, K items wanted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llmrec.decoding.packed import PackedPrompts, place_within
+from llmrec.decoding.scores import check_normalisation, child_log_probs
 from llmrec.decoding.trie import CompiledTrie
+from llmrec.decoding.view import TrieView, is_in
 from llmrec.errors import TrieError
 
-__all__ = ["NORMALISATIONS", "BeamResult", "beam_search"]
+__all__ = ["BeamResult", "beam_search", "views_of"]
 
-NORMALISATIONS = {
-    "vocab": "log-softmax over the whole vocabulary, then only allowed tokens are kept",
-    "catalogue": "log-softmax over the allowed tokens: the probabilities of all items sum to 1",
-}
+_NOT_FED = -1
 
 
 @dataclass(frozen=True, eq=False)
 class BeamResult:
     """The best items of B users."""
 
-    items: NDArray[np.int32]  # [B, K] best first; -1 where fewer than K items are allowed
+    items: NDArray[np.int32]  # [B, K] best first, equal scores by number; -1 where fewer than K items are allowed
     scores: NDArray[np.float64]  # [B, K] log-probability; -inf where there is no item
     certified: NDArray[np.bool_]  # [B] whether this is provably the model's exact top K
     beam_tokens: int  # tokens that went through the model after the prompts, filler included
+    forward_passes: int  # after the prompts
 
 
 @dataclass
 class _Hypotheses:
-    """Live hypotheses of all users, flat and ordered by user, best first within a user."""
+    """Prefixes and whole identifiers of all users, flat [n]."""
 
     user: NDArray[np.int64]
-    node: NDArray[np.int64]  # trie node reached
     score: NDArray[np.float64]
-    slot: NDArray[np.int64]  # packed token it ends with (see _PackedDecoder); -1 for finished ones
+    node: NDArray[np.int64]  # trie node reached
     done: NDArray[np.bool_]  # node is a leaf
+    fed: NDArray[np.int64]  # row of _Fed that holds node, _NOT_FED if its token did not go through the model yet
+    parent: NDArray[np.int64]  # row of _Fed that holds the node before it
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> _Hypotheses:
-        return _Hypotheses(
-            self.user[index], self.node[index], self.score[index], self.slot[index], self.done[index]
-        )
+        return _Hypotheses(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    @staticmethod
+    def concatenate(parts: Sequence[_Hypotheses]) -> _Hypotheses:
+        return _Hypotheses(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(_Hypotheses)))
 
 
 @torch.inference_mode()
@@ -66,244 +71,242 @@ def beam_search(
     k: int,
     *,
     width: int,
-    exclude: Sequence[NDArray[np.integer]] | None = None,
+    exclude: Sequence[NDArray[np.integer]] | Sequence[TrieView] | None = None,
     normalisation: str = "vocab",
+    until_certified: bool = False,
 ) -> BeamResult:
     """Return the ``k`` most probable allowed items after each prompt.
+
+    An item's score is the log-probability of its identifier; items that share one share its probability equally.
 
     Parameters
     ----------
     model
-        A causal language model of transformers that accepts a 4-dimensional attention mask.
+        A causal language model of transformers with full attention (``sdpa`` or ``eager``).
     prompts
-        Token ids of each user [B], unpadded.
+        Token ids of each user [B], unpadded; little is wasted where they have like lengths.
     k, width
-        Items wanted and hypotheses kept; ``width >= k``. With ``width >= N`` the result is exact.
+        Items wanted and prefixes kept per user; ``width >= k``. With ``width >= N`` the result is exact.
     exclude
-        Items that must not come out, per user [B].
+        Items that must not come out, per user [B]; or views of the trie without them.
     normalisation
-        One of :data:`NORMALISATIONS`.
+        One of :data:`~llmrec.decoding.scores.NORMALISATIONS`.
+    until_certified
+        Go on with what was cut off until nothing of it can beat the k-th item. Exact for every user, at a cost that
+        depends on how sure the model is.
 
     Raises
     ------
     TrieError
         ``width < k``, an unknown normalisation, or a user for whom every item is excluded.
     """
-    if width < k:
-        raise TrieError(f"The beam is {width} wide but {k} items are wanted. Expected beam_width >= k.")
-    if normalisation not in NORMALISATIONS:
-        raise TrieError(
-            f"Unknown normalisation {normalisation!r}. Expected one of {', '.join(NORMALISATIONS)}."
-        )
-    n_users = len(prompts)
-    hidden = _hidden_keys(trie, exclude or [np.empty(0, np.int64)] * n_users)
-    packed = _PackedDecoder(model, prompts)
-
-    # 1. Every user starts at the root; the prompt's last position predicts the first token.
-    live = _Hypotheses(
-        user=np.arange(n_users),
-        node=np.zeros(n_users, np.int64),
-        score=np.zeros(n_users),
-        slot=np.zeros(n_users, np.int64),
-        done=np.zeros(n_users, bool),
-    )
-    logits = packed.first_logits  # [n, V], one row per unfinished hypothesis
-    pruned = np.full(n_users, -np.inf)  # best score that was ever cut off, per user
-
-    while not live.done.all():
-        # 2. Expand unfinished hypotheses by all allowed tokens; finished ones compete as they are.
-        grown, parent, tokens = _expand(trie, live, logits, hidden, normalisation)
-        finished = live.take(live.done)
-        pool = _concatenate(finished, grown)
-        # 3. Keep the best `width` per user. The sort is stable: equal scores keep trie order.
-        order = np.lexsort((-pool.score, pool.user))
-        rank = _place(pool.user[order])
-        cut = order[rank >= width]
-        np.maximum.at(pruned, pool.user[cut], pool.score[cut])
-        keep = order[rank < width]
-        # 4. Stop a user whose k-th finished item is beyond the reach of every unfinished hypothesis.
-        chosen = pool.take(keep)
-        keep = keep[~_out_of_reach(chosen, k, n_users)]
-        live = pool.take(keep)
-        # 5. Feed the tokens of unfinished survivors; leaves need no forward pass.
-        feed = keep[~pool.done[keep]] - len(finished.user)
-        if len(feed):
-            unfinished = ~live.done
-            live.slot[unfinished], logits = packed.append(live.user[unfinished], parent[feed], tokens[feed])
-
-    missing = np.setdiff1d(np.arange(n_users), live.user)
-    if len(missing):
-        raise TrieError(
-            f"Every item of the catalogue is excluded for the user at position {missing[0]}, so there is nothing to "
-            "recommend. Expected at least one item that the user has not seen."
-        )
-    return _collect(trie, live.take(_place(live.user) < k), n_users, k, pruned, packed.beam_tokens)
+    if not 1 <= k <= width:
+        raise TrieError(f"The beam is {width} wide but {k} items are wanted. Expected 1 <= k <= beam_width.")
+    check_normalisation(normalisation)
+    views = views_of(trie, exclude, len(prompts))
+    search = _Search(PackedPrompts(model, prompts), views, k, width, normalisation, until_certified)
+    search.run()
+    return search.result()
 
 
-def _place(users: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return each entry's place within its user, from 0; ``users`` ascend [n]."""
-    return np.arange(len(users)) - np.searchsorted(users, users)
+def views_of(
+    trie: CompiledTrie, exclude: Sequence[NDArray[np.integer]] | Sequence[TrieView] | None, n_users: int
+) -> list[TrieView]:
+    """Return one view of the trie per user.
 
-
-def _hidden_keys(trie: CompiledTrie, exclude: Sequence[NDArray[np.integer]]) -> NDArray[np.int64]:
-    """Return sorted keys ``user * M + node`` of all nodes a user must not enter."""
-    keys = [
-        trie.hidden_nodes(np.asarray(items, dtype=np.int64)) + u * trie.n_nodes
-        for u, items in enumerate(exclude)
-    ]
-    return np.concatenate([np.empty(0, np.int64), *keys])
-
-
-def _is_hidden(
-    hidden: NDArray[np.int64], users: NDArray[np.int64], nodes: NDArray[np.int64], n_nodes: int
-) -> NDArray[np.bool_]:
-    if not len(hidden):
-        return np.zeros(len(nodes), dtype=bool)
-    keys = users * n_nodes + nodes
-    found: NDArray[np.bool_] = hidden[np.minimum(np.searchsorted(hidden, keys), len(hidden) - 1)] == keys
-    return found
-
-
-def _expand(
-    trie: CompiledTrie,
-    live: _Hypotheses,
-    logits: torch.Tensor,
-    hidden: NDArray[np.int64],
-    normalisation: str,
-) -> tuple[_Hypotheses, NDArray[np.int64], NDArray[np.int32]]:
-    """Return the children of all unfinished hypotheses, the packed slot of each one's parent, and their tokens."""
-    open_ = live.take(~live.done)
-    edges = trie.edges(open_.node)
-    row = np.repeat(np.arange(len(open_.node)), np.diff(edges.offsets))  # [c] which hypothesis
-    device = logits.device
-    flat_rows = torch.as_tensor(row, device=device)
-    scores = logits[flat_rows, torch.as_tensor(edges.tokens.astype(np.int64), device=device)]  # [c]
-    if normalisation == "vocab":
-        norm = torch.logsumexp(logits, dim=-1)  # [n]
-    else:
-        # Over all children, hidden ones included: what a user has seen must not change the other items' scores.
-        top = torch.full((len(logits),), -torch.inf, device=device).scatter_reduce(
-            0, flat_rows, scores, "amax"
-        )
-        total = torch.zeros(len(logits), device=device).index_add(
-            0, flat_rows, (scores - top[flat_rows]).exp()
-        )
-        norm = total.log() + top
-    logp = (scores - norm[flat_rows]).double().cpu().numpy()
-    allowed = ~_is_hidden(hidden, open_.user[row], edges.nodes, trie.n_nodes)
-    row, tokens, nodes, logp = row[allowed], edges.tokens[allowed], edges.nodes[allowed], logp[allowed]
-    grown = _Hypotheses(
-        user=open_.user[row],
-        node=nodes,
-        score=open_.score[row] + logp,
-        slot=np.full(len(row), -1),
-        done=trie.is_leaf(nodes),
-    )
-    return grown, open_.slot[row], tokens
-
-
-def _concatenate(a: _Hypotheses, b: _Hypotheses) -> _Hypotheses:
-    return _Hypotheses(
-        *(np.concatenate([getattr(a, f), getattr(b, f)]) for f in ("user", "node", "score", "slot", "done"))
-    )
-
-
-def _out_of_reach(live: _Hypotheses, k: int, n_users: int) -> NDArray[np.bool_]:
-    """Mark unfinished hypotheses that cannot enter the user's top k any more: all that is below scores lower."""
-    finished = np.flatnonzero(live.done)
-    rank = _place(live.user[finished])
-    kth = np.full(n_users, -np.inf)
-    at_k = finished[rank == k - 1]
-    kth[live.user[at_k]] = live.score[at_k]
-    return ~live.done & (live.score < kth[live.user])
-
-
-def _collect(
-    trie: CompiledTrie,
-    live: _Hypotheses,
-    n_users: int,
-    k: int,
-    pruned: NDArray[np.float64],
-    beam_tokens: int,
-) -> BeamResult:
-    items = np.full((n_users, k), -1, dtype=np.int32)
-    scores = np.full((n_users, k), -np.inf)
-    rank = _place(live.user)
-    # One item per leaf: identifiers are injective, which ItemIdentifiers checks.
-    items[live.user, rank] = trie.order[trie.first[live.node]]
-    scores[live.user, rank] = live.score
-    certified = scores[:, -1] >= pruned  # an incomplete list is certified only if nothing was cut off
-    return BeamResult(items, scores, certified, beam_tokens)
-
-
-class _PackedDecoder:
-    """The key-value cache of B prompts and of the tree of tokens packed behind each.
-
-    Slot 0 of a user is the end of the prompt; slot ``s`` is the s-th packed token.
+    Raises
+    ------
+    TrieError
+        There is not one entry per user, a view is of another trie, or a user has nothing left.
     """
+    if exclude is None:
+        return [trie.exclude([])] * n_users
+    if len(exclude) != n_users:
+        raise TrieError(f"Got {len(exclude)} exclusions for {n_users} prompts. Expected one per prompt.")
+    views = [e if isinstance(e, TrieView) else trie.exclude(e) for e in exclude]
+    for row, view in enumerate(views):
+        if view.trie is not trie:
+            raise TrieError(f"The view of the user at position {row} is of another trie. Expected one of this trie.")
+        if not view.n_items:
+            raise TrieError(
+                f"Every item of the catalogue is excluded for the user at position {row}, so there is nothing to "
+                "recommend. Expected at least one item that the user has not seen."
+            )
+    return views
 
-    def __init__(self, model: Any, prompts: Sequence[NDArray[np.integer]]) -> None:
-        self.model = model
-        self.device = next(model.parameters()).device
-        self.dtype = next(model.parameters()).dtype
-        width = max(len(p) for p in prompts)
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        mask = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            # Left padding puts the last token of all prompts, which predicts, into one column.
-            ids[row, width - len(prompt) :] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
-            mask[row, width - len(prompt) :] = 1
-        output = model(
-            input_ids=ids.to(self.device),
-            attention_mask=mask.to(self.device),
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(self.device),
-            use_cache=True,
-            logits_to_keep=1,
+
+class _Search:
+    def __init__(
+        self,
+        packed: PackedPrompts,
+        views: Sequence[TrieView],
+        k: int,
+        width: int,
+        normalisation: str,
+        until_certified: bool,
+    ) -> None:
+        self.packed, self.views, self.trie = packed, views, views[0].trie
+        self.k, self.width, self.until_certified = k, width, until_certified
+        self.n_users, self.forward_passes = len(views), 0
+        self.hidden = np.concatenate([v.hidden + u * self.trie.n_nodes for u, v in enumerate(views)])
+        self.fed = _Fed(self.trie, normalisation)
+        self.live = _Hypotheses(
+            user=np.arange(self.n_users),
+            score=np.zeros(self.n_users),
+            node=np.zeros(self.n_users, np.int64),
+            done=np.zeros(self.n_users, bool),
+            fed=np.arange(self.n_users),
+            parent=np.full(self.n_users, _NOT_FED),
         )
-        self.cache = output.past_key_values
-        self.first_logits = output.logits[:, -1].float()  # [B, V]
-        self.beam_tokens = 0
-        self.sees = mask.bool().numpy()[:, None, :]  # [B, 1 + S, P + S] what each slot attends to
-        self.position = mask.sum(1, keepdim=True).numpy() - 1  # [B, 1 + S]
+        # Every user starts at the root; the prompt's last position predicts the first token.
+        self.fed.add(self.live.node, np.zeros(self.n_users, np.int64), packed.first_logits)
+        self.cut: list[_Hypotheses] = []
 
-    def append(
-        self, users: NDArray[np.int64], parents: NDArray[np.int64], tokens: NDArray[np.integer]
-    ) -> tuple[NDArray[np.int64], torch.Tensor]:
-        """Feed one token behind each parent slot.
+    def run(self) -> None:
+        """Search until every prefix that is kept has ended or cannot enter the top k any more."""
+        while True:
+            while not self.live.done.all():
+                self._feed()
+                self._grow()
+            if not self.until_certified:
+                return
+            # Take up again what was cut off and could still beat the k-th item. Fewer than k finished items score above
+            # the best of it, so at least that one is kept this time: the search comes to an end.
+            cut = _Hypotheses.concatenate(self.cut) if self.cut else self.live.take(np.empty(0, np.int64))
+            open_ = cut.score > self._kth()[cut.user]
+            if not open_.any():
+                return
+            self.cut = [cut.take(~open_)]
+            self._select(_Hypotheses.concatenate([self.live, cut.take(open_)]))
 
-        Parameters
-        ----------
-        users, parents, tokens
-            Ascending by user [n].
+    def _feed(self) -> None:
+        """Put the last token of each prefix through the model, and all that must follow it."""
+        trie, live = self.trie, self.live
+        need = np.flatnonzero(~live.done & (live.fed == _NOT_FED))
+        if not len(need):
+            return
+        # A chain is a prefix's last node and those that can only follow; the leaf at its end is not fed.
+        node, user, chain = live.node[need], live.user[need], np.arange(len(need))
+        nodes, users, chains, before = [node], [user], [chain], [self.fed.slot[live.parent[need]]]
+        while True:
+            only = trie.n_children(node) == 1
+            edges = trie.edges(node[only])
+            go_on = ~trie.is_leaf(edges.nodes)
+            node, user, chain = edges.nodes[go_on], user[only][go_on], chain[only][go_on]
+            if not len(node):
+                break
+            nodes.append(node)
+            users.append(user)
+            chains.append(chain)
+            before.append(np.full(len(node), -1))
+        order = np.lexsort((np.concatenate(chains), np.concatenate(users)))  # stable: a chain stays in order
+        node, user = np.concatenate(nodes)[order], np.concatenate(users)[order]
+        parent = np.concatenate(before)[order]
+        inner = parent < 0
+        parent[inner] = (self.packed.n_slots + place_within(user) - 1)[inner]
+        slots, logits = self.packed.append(user, parent, trie.alphabet[trie.code[node - 1]])
+        self.forward_passes += 1
+        first = self.fed.add(node, slots, logits)
+        heads = np.flatnonzero(~inner)  # in order of user, then chain
+        live.fed[need] = first + heads
+        # The next node of a chain is the next row.
+        self.fed.has_next[first : first + len(node) - 1] = inner[1:]
 
-        Returns
-        -------
-        slots, logits
-            The new slots [n] and what follows them [n, V].
-        """
-        n_users, n_slots, cached = self.sees.shape
-        column = _place(users)
-        m = int(column.max()) + 1
-        ids = np.zeros((n_users, m), dtype=np.int64)
-        ids[users, column] = tokens
-        sees = np.zeros((n_users, m, cached + m), dtype=bool)
-        sees[users, column, :cached] = self.sees[users, parents]
-        # Every token sees itself; for filler this is all, since a softmax over nothing would be NaN.
-        sees[:, np.arange(m), cached + np.arange(m)] = True
-        position = np.zeros((n_users, m), dtype=np.int64)
-        position[users, column] = self.position[users, parents] + 1
-        bias = torch.zeros(sees.shape, dtype=self.dtype)
-        bias.masked_fill_(torch.as_tensor(~sees), torch.finfo(self.dtype).min)
-        output = self.model(
-            input_ids=torch.as_tensor(ids, device=self.device),
-            attention_mask=bias[:, None].to(self.device),
-            position_ids=torch.as_tensor(position, device=self.device),
-            past_key_values=self.cache,
-            use_cache=True,
+    def _grow(self) -> None:
+        """Replace all prefixes by their allowed children and keep the best."""
+        open_ = self.live.take(~self.live.done)
+        row, nodes, logp = self.fed.children(open_.fed)
+        user = open_.user[row]
+        allowed = ~is_in(self.hidden, user * self.trie.n_nodes + nodes)
+        row, nodes, user, logp = row[allowed], nodes[allowed], user[allowed], logp[allowed]
+        parent = open_.fed[row]
+        grown = _Hypotheses(
+            user=user,
+            score=open_.score[row] + logp,
+            node=nodes,
+            done=self.trie.is_leaf(nodes),
+            fed=np.where(self.fed.has_next[parent], parent + 1, _NOT_FED),
+            parent=parent,
         )
-        self.cache = output.past_key_values
-        self.beam_tokens += ids.size
-        self.sees = np.concatenate([np.pad(self.sees, ((0, 0), (0, 0), (0, m))), sees], axis=1)
-        self.position = np.concatenate([self.position, position], axis=1)
-        rows = torch.as_tensor(users, device=self.device), torch.as_tensor(column, device=self.device)
-        return n_slots + column, output.logits[rows].float()
+        if self.trie.shares_leaves:
+            leaves = np.flatnonzero(grown.done)
+            grown.score[leaves] -= np.log(np.diff(self.trie.items_at(grown.node[leaves])[1]))
+        self._select(_Hypotheses.concatenate([self.live.take(self.live.done), grown]))
+
+    def _select(self, pool: _Hypotheses) -> None:
+        """Keep the k best finished items and the ``width`` best prefixes of each user that can still beat them."""
+        # The node decides between equal scores, so that the order never depends on how the search got there.
+        pool = pool.take(np.lexsort((pool.node, -pool.score, pool.user)))
+        done = pool.take(pool.done)
+        done = done.take(place_within(done.user) < self.k)
+        self.live = done
+        going = pool.take(~pool.done)
+        going = going.take(going.score >= self._kth()[going.user])
+        kept = place_within(going.user) < self.width
+        self.cut.append(going.take(~kept))
+        self.live = _Hypotheses.concatenate([done, going.take(kept)])
+
+    def _kth(self) -> NDArray[np.float64]:
+        """Return the score of the k-th finished item of each user, -inf where there are fewer [B]."""
+        done = self.live.take(self.live.done)
+        kth = np.full(self.n_users, -np.inf)
+        last = place_within(done.user) == self.k - 1
+        kth[done.user[last]] = done.score[last]
+        return kth
+
+    def result(self) -> BeamResult:
+        """Return the items of the finished hypotheses."""
+        done = self.live
+        found, offsets = self.trie.items_at(done.node)
+        row = np.repeat(np.arange(len(done.node)), np.diff(offsets))
+        user, score = done.user[row], done.score[row]
+        excluded = np.concatenate([v.excluded + u * self.trie.n_items for u, v in enumerate(self.views)])
+        allowed = ~is_in(excluded, user * self.trie.n_items + found)
+        found, user, score = found[allowed], user[allowed], score[allowed]
+        order = np.lexsort((found, -score, user))
+        order = order[place_within(user[order]) < self.k]
+        rank = place_within(user[order])
+        items = np.full((self.n_users, self.k), -1, dtype=np.int32)
+        scores = np.full((self.n_users, self.k), -np.inf)
+        items[user[order], rank] = found[order]
+        scores[user[order], rank] = score[order]
+        best_cut = np.full(self.n_users, -np.inf)
+        for cut in self.cut:
+            np.maximum.at(best_cut, cut.user, cut.score)
+        # An incomplete list is certified only if nothing was cut off.
+        return BeamResult(
+            items, scores, scores[:, -1] >= best_cut, self.packed.fed_tokens, self.forward_passes
+        )
+
+
+class _Fed:
+    """Prefixes whose last token went through the model, with the log-probabilities of what may follow."""
+
+    def __init__(self, trie: CompiledTrie, normalisation: str) -> None:
+        self.trie, self.normalisation = trie, normalisation
+        self.slot = np.empty(0, np.int64)
+        self.has_next = np.empty(0, bool)  # whether the next row holds this one's only child
+        self.start = np.zeros(1, np.int64)  # children of row i are start[i]:start[i + 1]
+        self.logp = np.empty(0)
+        self.nodes = np.empty(0, np.int64)
+
+    def add(self, nodes: NDArray[np.int64], slots: NDArray[np.int64], logits: torch.Tensor) -> int:
+        """Append rows and return the number of the first."""
+        first = len(self.slot)
+        edges = self.trie.edges(nodes)
+        logp = child_log_probs(logits, edges.tokens, edges.offsets, self.normalisation)
+        self.slot = np.concatenate([self.slot, slots])
+        self.has_next = np.concatenate([self.has_next, np.zeros(len(slots), bool)])
+        self.start = np.concatenate([self.start, self.start[-1] + edges.offsets[1:]])
+        self.logp = np.concatenate([self.logp, logp])
+        self.nodes = np.concatenate([self.nodes, edges.nodes])
+        return first
+
+    def children(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return for each child of the given rows: which of them it follows, its node, its log-probability [c]."""
+        counts = self.start[rows + 1] - self.start[rows]
+        which = np.repeat(np.arange(len(rows)), counts)
+        place = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts) + self.start[rows][which]
+        return which, self.nodes[place], self.logp[place]

@@ -1,24 +1,34 @@
-"""The compiled trie: which tokens may follow which prefix, for a whole catalogue, in six flat arrays.
+"""The compiled trie: which tokens may follow which prefix, for a whole catalogue, in five flat arrays.
 
-Nodes are numbered breadth first, the root is 0, and edge ``e`` leads to node ``e + 1``; so an edge needs no target.
-Items are kept in the order of their sequences, which makes the items below any node one range.
+Nodes are numbered breadth first, the root is 0, and edge ``e`` leads to node ``e + 1``: an edge needs no target, the
+children of a node are neighbours, and so are all descendants of one depth.
 
-Shapes: N items, M nodes, n queried nodes, c children of all of them together.
+Shapes: N items, M nodes, A distinct tokens, n queried nodes, c children of all of them together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec.decoding.compile import PAD, as_table, compile_table
 from llmrec.errors import TrieError
+
+if TYPE_CHECKING:
+    from llmrec.decoding.view import TrieView
 
 __all__ = ["CompiledTrie", "Edges"]
 
-_PAD = -1
+_FANOUT = 16  # children compared at once when a token is looked up
+_PROBES = np.arange(1, _FANOUT)
+_OFFSETS = np.arange(_FANOUT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +44,19 @@ class Edges:
 class CompiledTrie:
     """A prefix tree over token sequences, as compressed sparse rows.
 
-    Build it with :meth:`from_sequences`.
+    Build it with :meth:`from_sequences`, or :meth:`load` one that was saved.
+
+    Raises
+    ------
+    TrieError
+        From every method: a node that does not exist, a token that is not allowed.
     """
 
-    indptr: NDArray[np.int32]  # [M + 1] edges of node i are indptr[i]:indptr[i + 1]
-    token: NDArray[np.int32]  # [M - 1] token of each edge, ascending within a node
-    first: NDArray[np.int32]  # [M] items below node i are order[first[i]:stop[i]]
-    stop: NDArray[np.int32]  # [M]
-    order: NDArray[np.int32]  # [N] items sorted by their sequences
+    alphabet: NDArray[np.int32]  # [A] token ids that occur, ascending
+    code: NDArray[np.uint16] | NDArray[np.uint32]  # [M - 1] place in alphabet of each edge's token
+    indptr: NDArray[np.int32]  # [I + 1] edges of node i are indptr[i]:indptr[i + 1]; nodes from I on are leaves
     leaf: NDArray[np.int32]  # [N] node at which each item's sequence ends
-    depth: int  # longest sequence
+    order: NDArray[np.int32]  # [N] items sorted by leaf
 
     @classmethod
     def from_sequences(
@@ -63,86 +76,92 @@ class CompiledTrie:
         TrieError
             There is no sequence, one is empty, or one is a proper prefix of another (an end token avoids that).
         """
-        table = _as_table(sequences)  # [N, depth]
-        n, depth = table.shape
-        names = np.arange(n) if items is None else np.asarray(items)
-        if sorted(names.tolist()) != list(range(n)):
-            raise TrieError(f"Expected the items to be the numbers 0 to {n - 1}, each once, in any order.")
-        order = np.lexsort(table.T[::-1])
-        table = table[order]
-        lengths = (table != _PAD).sum(axis=1)
+        table = as_table(sequences)
+        if items is not None:
+            names = np.asarray(items)
+            if names.shape != (len(table),) or not (np.sort(names) == np.arange(len(table))).all():
+                raise TrieError(
+                    f"Expected the items to be the numbers 0 to {len(table) - 1}, each once, in any order."
+                )
+            sorted_by_item = np.empty_like(table)
+            sorted_by_item[names] = table
+            table = sorted_by_item
+        return cls(**compile_table(table))
 
-        node = np.zeros(n, dtype=np.int64)  # node of each sorted row at the current depth
-        new = np.zeros(n, dtype=bool)  # whether a row's prefix differs from that of the row above
-        new[0] = True
-        tokens, parents = [], []
-        first, stop = [np.zeros(1, np.int64)], [np.full(1, n)]
-        leaf = np.zeros(n, dtype=np.int64)
-        size = 1
-        for level in range(depth):
-            new[1:] |= table[1:, level] != table[:-1, level]
-            alive = lengths > level
-            borders = np.flatnonzero(new)
-            starts = np.flatnonzero(new & alive)
-            ends = np.append(borders[1:], n)[np.searchsorted(borders, starts)]
-            tokens.append(table[starts, level])
-            parents.append(node[starts])
-            first.append(starts)
-            stop.append(ends)
-            node = np.where(alive, size - 1 + np.cumsum(new & alive), node)
-            ended = lengths == level + 1
-            leaf[ended] = node[ended]
-            size += len(starts)
+    def insert(self, sequences: Sequence[Sequence[int]] | NDArray[np.integer]) -> CompiledTrie:
+        """Return a trie with further items, numbered from ``n_items`` up; this one stays as it is.
 
-        parent = np.concatenate(parents)
-        counts = np.bincount(parent, minlength=size)
-        inner = np.flatnonzero(counts[leaf] > 0)
-        if len(inner):
-            row = int(inner[0])
-            raise TrieError(
-                f"The sequence of item {names[order[row]]}, {table[row][: lengths[row]].tolist()}, is the beginning "
-                "of another one, so the model could not say where it ends. Expected an end token on every sequence."
-            )
-        by_item = np.empty(n, dtype=np.int32)
-        by_item[names[order]] = leaf
-        return cls(
-            indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
-            token=np.concatenate(tokens).astype(np.int32),
-            first=np.concatenate(first).astype(np.int32),
-            stop=np.concatenate(stop).astype(np.int32),
-            order=names[order].astype(np.int32),
-            leaf=by_item,
-            depth=depth,
-        )
+        Nothing is learned anew: the identifiers of old items are read from this trie. Node numbers change.
+        """
+        old, new = self.sequences(), as_table(sequences)
+        depth = max(old.shape[1], new.shape[1])
+        table = np.full((len(old) + len(new), depth), PAD, dtype=np.int64)
+        table[: len(old), : old.shape[1]] = old
+        table[len(old) :, : new.shape[1]] = new
+        return type(self)(**compile_table(table))
 
     @property
     def n_nodes(self) -> int:
         """Number of nodes M, the root included."""
-        return len(self.first)
+        return len(self.code) + 1
 
     @property
     def n_items(self) -> int:
         """Number of items N."""
-        return len(self.order)
+        return len(self.leaf)
+
+    @cached_property
+    def levels(self) -> NDArray[np.int64]:
+        """First node of each depth, and M [depth + 2]: nodes of depth d are ``levels[d]:levels[d + 1]``."""
+        borders = [0, 1]
+        while borders[-1] < self.n_nodes:
+            borders.append(int(self._bounds(borders[-1])) + 1)
+        return np.asarray(borders)
+
+    @property
+    def depth(self) -> int:
+        """Length of the longest sequence."""
+        return len(self.levels) - 2
 
     @property
     def nbytes(self) -> int:
         """Memory of all arrays in bytes."""
-        return sum(a.nbytes for a in (self.indptr, self.token, self.first, self.stop, self.order, self.leaf))
+        return sum(array.nbytes for array in self.arrays().values())
+
+    def arrays(self) -> dict[str, NDArray[np.integer]]:
+        """Return the arrays by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the content: equal for equal sequences of equal items only."""
+        digest = hashlib.sha256()
+        for name, array in self.arrays().items():
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def edges(self, nodes: NDArray[np.integer]) -> Edges:
         """Return all edges that leave ``nodes`` [n], node by node, tokens ascending."""
-        nodes = np.asarray(nodes)
-        starts = self.indptr[nodes].astype(np.int64)
-        counts = self.indptr[nodes + 1] - starts
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        edge = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
-        return Edges(self.token[edge], edge + 1, offsets)
+        starts, stops = self._edge_range(nodes)
+        counts = stops - starts
+        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        edge = np.repeat(starts - offsets[:-1], counts)
+        edge += np.arange(len(edge))
+        tokens = self.alphabet.take(self.code.take(edge))
+        edge += 1
+        return Edges(tokens, edge, offsets)
 
     def children(self, nodes: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the tokens that may follow ``nodes`` [n], flat [c], and their offsets [n + 1]."""
         edges = self.edges(nodes)
         return edges.tokens, edges.offsets
+
+    def n_children(self, nodes: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return how many tokens may follow each node [n]."""
+        starts, stops = self._edge_range(nodes)
+        return stops - starts
 
     def advance(self, nodes: NDArray[np.integer], tokens: NDArray[np.integer]) -> NDArray[np.int64]:
         """Follow one token from each node [n] and return the nodes reached [n].
@@ -150,22 +169,45 @@ class CompiledTrie:
         Raises
         ------
         TrieError
-            A token is not allowed at its node.
+            A token is not allowed after its node; the message names both and what is allowed.
         """
-        nodes, tokens = np.asarray(nodes), np.asarray(tokens)
-        edges = self.edges(nodes)
-        owner = np.repeat(np.arange(len(nodes)), np.diff(edges.offsets))
-        match = edges.tokens == tokens[owner]
-        reached = np.zeros(len(nodes), dtype=np.int64)
-        reached[owner[match]] = edges.nodes[match]
-        if not reached.all():
-            bad = int(np.flatnonzero(reached == 0)[0])
-            allowed = edges.tokens[owner == bad]
-            raise TrieError(
-                f"Token {int(tokens[bad])} is not allowed at node {int(nodes[bad])}; expected one of "
-                f"{allowed[:10].tolist()}{' ...' if len(allowed) > 10 else ''} ({len(allowed)} tokens)."
-            )
+        reached = self.try_advance(nodes, tokens)
+        if reached.size and reached.min() < 0:
+            bad = int(np.argmin(reached))
+            raise TrieError(not_allowed(int(tokens[bad]), int(nodes[bad]), self.children(nodes[bad : bad + 1])[0]))
         return reached
+
+    def try_advance(self, nodes: NDArray[np.integer], tokens: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Follow one token from each node [n]; -1 where it is not allowed."""
+        tokens = np.asarray(tokens)
+        low, high = self._edge_range(nodes)
+        if not low.size:
+            return low
+        # In int32, or numpy would convert the whole alphabet; a token too large for it differs in the last comparison.
+        wanted = self.alphabet.searchsorted(tokens.astype(np.int32))
+        known = self.alphabet.take(wanted, mode="clip") == tokens
+        # Children are sorted by token: narrow each range down by comparing _FANOUT of them at a time instead of one, as
+        # a binary search would, because a numpy call costs more than what it compares.
+        wanted = wanted.astype(self.code.dtype)
+        column = wanted[:, None]
+        width = int((high - low).max())
+        while width > _FANOUT:
+            step = -(-width // _FANOUT)
+            probe = low[:, None] + step * _PROBES
+            not_past = self.code.take(probe, mode="clip") <= column
+            not_past &= probe < high[:, None]
+            low += step * np.add.reduce(not_past, axis=1)
+            np.minimum(high, low + step, out=high)
+            width = step
+        probe = low[:, None] + _OFFSETS[:width]
+        before = self.code.take(probe, mode="clip") < column
+        before &= probe < high[:, None]
+        low += np.add.reduce(before, axis=1)
+        known &= low < high
+        known &= self.code.take(low, mode="clip") == wanted
+        low += 1
+        low[~known] = -1
+        return low
 
     def walk(self, prefix: Sequence[int]) -> int:
         """Follow a sequence of tokens from the root and return the node reached."""
@@ -175,50 +217,99 @@ class CompiledTrie:
         return int(node[0])
 
     def is_leaf(self, nodes: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Say which nodes end an identifier."""
-        leaf: NDArray[np.bool_] = self.indptr[nodes] == self.indptr[np.asarray(nodes) + 1]
-        return leaf
-
-    def items(self, node: int) -> NDArray[np.int32]:
-        """Return all items at or below a node, in the order of their sequences."""
-        return self.order[self.first[node] : self.stop[node]]
-
-    def hidden_nodes(self, items: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return, ascending, every node that has only the given items below it.
-
-        A decoder that skips these nodes can never produce one of the items, nor run into a dead end.
-        """
-        nodes, counts = np.unique(self.leaf[np.unique(items)].astype(np.int64), return_counts=True)
-        hidden = []
-        while len(nodes):
-            full = counts == self.stop[nodes] - self.first[nodes]
-            nodes, counts = nodes[full], counts[full]
-            hidden.append(nodes)
-            # A parent can be hidden only through hidden children. All leaves need not lie at one depth, so count
-            # what is below each parent from its children instead of level by level.
-            parents = np.unique(self.parent(nodes[nodes > 0]))
-            known = np.unique(np.concatenate(hidden))
-            edges = self.edges(parents)
-            covered = np.isin(edges.nodes, known)
-            below = np.where(covered, self.stop[edges.nodes] - self.first[edges.nodes], 0)
-            nodes, counts = parents, np.add.reduceat(below, edges.offsets[:-1]) if len(parents) else parents
-        return np.unique(np.concatenate([np.empty(0, np.int64), *hidden]))
+        """Say which nodes end an identifier [n]."""
+        return self.n_children(nodes) == 0
 
     def parent(self, nodes: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return the parent of each node; the root has none and must not be asked for."""
-        return np.searchsorted(self.indptr, np.asarray(nodes) - 1, side="right") - 1
+        """Return the parent of each node [n]; the root has none and must not be asked for."""
+        return self.indptr.searchsorted(np.asarray(nodes, dtype=np.int32) - np.int32(1), side="right") - 1
+
+    def items(self, node: int) -> NDArray[np.int32]:
+        """Return all items at or below a node, shortest identifiers first."""
+        found = []
+        low, high = np.asarray([node]), np.asarray([node + 1])
+        while low < high:
+            found.append(self._items_between(low, high)[0])
+            low, high = self._bounds(low) + 1, self._bounds(high) + 1
+        return np.concatenate(found)
+
+    def items_at(self, leaves: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return the items whose identifiers end at the given nodes [n], flat, and their offsets [n + 1]."""
+        leaves = np.asarray(leaves)
+        return self._items_between(leaves, leaves + 1)
+
+    @cached_property
+    def shares_leaves(self) -> bool:
+        """Whether any two items have the same sequence."""
+        sorted_leaves = self.leaf[self.order]
+        return bool((sorted_leaves[1:] == sorted_leaves[:-1]).any())
+
+    def sequence(self, item: int) -> list[int]:
+        """Return the token sequence of one item."""
+        return [int(t) for t in self.sequences(np.asarray([item]))[0] if t != PAD]
+
+    def sequences(self, items: NDArray[np.integer] | None = None) -> NDArray[np.int64]:
+        """Return the token sequences of items (all if left out), padded with -1 at the end [n, depth]."""
+        node = self.leaf[slice(None) if items is None else items].astype(np.int64)
+        table = np.full((len(node), self.depth), PAD, dtype=np.int64)
+        for level in range(self.depth, 0, -1):
+            # All nodes of a depth are neighbours, so those at this depth are the ones from its first node on.
+            here = np.flatnonzero(node >= self.levels[level])
+            table[here, level - 1] = self.alphabet[self.code[node[here] - 1]]
+            node[here] = self.parent(node[here])
+        return table
+
+    def exclude(self, items: NDArray[np.integer] | Sequence[int]) -> TrieView:
+        """Return a view without some items and without every prefix that leads to such items only."""
+        from llmrec.decoding.view import TrieView
+
+        return TrieView.hiding(self, np.asarray(items, dtype=np.int64))
+
+    def save(self, path: str | Path, made_for: Mapping[str, str]) -> None:
+        """Write a file for :meth:`load`, atomically; see :func:`llmrec.decoding.trie_file.save_trie`."""
+        from llmrec.decoding.trie_file import save_trie
+
+        save_trie(self, Path(path), made_for)
+
+    @classmethod
+    def load(cls, path: str | Path, made_for: Mapping[str, str]) -> CompiledTrie:
+        """Map a saved trie into memory; see :func:`llmrec.decoding.trie_file.load_trie`."""
+        from llmrec.decoding.trie_file import load_trie
+
+        return load_trie(Path(path), made_for)
+
+    def _bounds(self, node: int | NDArray[np.integer]) -> NDArray[np.integer]:
+        """Return the number of edges that leave the nodes before each node."""
+        return self.indptr.take(node, mode="clip")
+
+    def _edge_range(self, nodes: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        nodes = np.asarray(nodes, dtype=np.int64)
+        # One reduction for both ends: as an unsigned number, a negative one is huge.
+        if nodes.size and nodes.view(np.uint64).max() >= self.n_nodes:
+            bad = nodes[(nodes < 0) | (nodes >= self.n_nodes)][0]
+            raise TrieError(f"Node {bad} does not exist. Expected a node from 0 to {self.n_nodes - 1}.")
+        # Clipping is right here: nodes beyond the last entry are leaves, whose ranges are empty.
+        return (
+            self.indptr.take(nodes, mode="clip").astype(np.int64),
+            self.indptr.take(nodes + 1, mode="clip").astype(np.int64),
+        )
+
+    def _items_between(
+        self, low: NDArray[np.integer], high: NDArray[np.integer]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return the items that end at nodes ``low[i]`` to ``high[i] - 1``, flat, and offsets."""
+        starts = self.leaf.searchsorted(low.astype(np.int32), sorter=self.order)
+        counts = self.leaf.searchsorted(high.astype(np.int32), sorter=self.order) - starts
+        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        place = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
+        return self.order[place], offsets
 
 
-def _as_table(sequences: Sequence[Sequence[int]] | NDArray[np.integer]) -> NDArray[np.int32]:
-    if isinstance(sequences, np.ndarray):
-        table = sequences.astype(np.int32)
-    else:
-        lengths = np.fromiter((len(s) for s in sequences), dtype=np.int64, count=len(sequences))
-        table = np.full((len(lengths), int(lengths.max(initial=0))), _PAD, dtype=np.int32)
-        flat = np.fromiter((t for s in sequences for t in s), dtype=np.int32, count=int(lengths.sum()))
-        table[np.arange(table.shape[1]) < lengths[:, None]] = flat
-    if not table.size or (table[:, 0] == _PAD).any():
-        raise TrieError("Expected at least one sequence and no empty ones.")
-    if ((table[:, :-1] == _PAD) & (table[:, 1:] != _PAD)).any() or table.min() < _PAD:
-        raise TrieError("Expected token ids from 0 up, padded with -1 at the end only.")
-    return table
+def not_allowed(token: int, node: int, allowed: NDArray[np.int32]) -> str:
+    if not len(allowed):
+        return f"Token {token} is not allowed at node {node}, where an identifier has ended. Expected no further token."
+    return (
+        f"Token {token} is not allowed at node {node}; expected one of {allowed[:10].tolist()}"
+        f"{' ...' if len(allowed) > 10 else ''} ({len(allowed)} tokens)."
+    )

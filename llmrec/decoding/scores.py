@@ -1,0 +1,55 @@
+"""Log-probabilities of the tokens that a trie allows.
+
+Shapes: n positions, c allowed tokens of all of them together, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmrec.errors import TrieError, nearest
+
+__all__ = ["NORMALISATIONS", "check_normalisation", "child_log_probs"]
+
+NORMALISATIONS = {
+    "vocab": "log-softmax over the whole vocabulary, then only allowed tokens are kept",
+    "catalogue": "log-softmax over the allowed tokens: the probabilities of all items sum to 1",
+}
+
+
+def check_normalisation(name: str) -> None:
+    """Raise :class:`TrieError` for an unknown normalisation."""
+    if name not in NORMALISATIONS:
+        raise TrieError(
+            f"Unknown normalisation {name!r}{nearest(name, NORMALISATIONS)}. Expected one of "
+            f"{', '.join(NORMALISATIONS)}."
+        )
+
+
+def child_log_probs(
+    logits: torch.Tensor, tokens: NDArray[np.integer], offsets: NDArray[np.int64], normalisation: str
+) -> NDArray[np.float64]:
+    """Return the log-probability of each allowed token [c], at most 0.
+
+    Parameters
+    ----------
+    logits
+        Of each position [n, V], float32.
+    tokens, offsets
+        What may follow the i-th position: ``tokens[offsets[i]:offsets[i + 1]]``, as ``CompiledTrie.children`` gives it.
+        All children belong here, hidden ones too: what a user has seen must not change the scores of other items.
+    """
+    device = logits.device
+    counts = torch.as_tensor(np.diff(offsets), device=device)
+    row = torch.repeat_interleave(torch.arange(len(counts), device=device), counts)
+    flat = row * logits.shape[-1] + torch.as_tensor(tokens.astype(np.int64), device=device)
+    scores = logits.reshape(-1).index_select(0, flat)  # [c]
+    if normalisation == "vocab":
+        total = torch.logsumexp(logits, dim=-1)  # [n]
+    else:
+        top = torch.full((len(counts),), -torch.inf, device=device).scatter_reduce(0, row, scores, "amax")
+        total = torch.zeros(len(counts), device=device).index_add(0, row, (scores - top[row]).exp()).log() + top
+    # A sum of probabilities is rounded: without the cap a prefix could score below what is below it.
+    return np.minimum((scores - total[row]).double().cpu().numpy(), 0.0)
