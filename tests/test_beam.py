@@ -5,20 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from decoding_cases import END, FAMILIES, VOCAB, best, brute_force, model_of, problems
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from peft import LoraConfig, get_peft_model
+from transformers import MistralConfig, MistralForCausalLM
 
 from llmrec.data.datasets import load_dataset
 from llmrec.data.split import leave_one_out
 from llmrec.decoding.beam import beam_search
+from llmrec.decoding.exact import score_catalogue, top_items
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.errors import TrieError
 from llmrec.identifiers.title import title_identifiers
@@ -26,61 +21,12 @@ from llmrec.models import load_model, load_tokenizer
 from llmrec.prompts.template import load_template
 from llmrec.prompts.verbalize import Verbalizer
 
-END, VOCAB = 1, 30
-SIZE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-IDS = {"bos_token_id": None, "eos_token_id": None}
-FAMILIES = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, num_key_value_heads=2, **SIZE, **IDS)),
-    "qwen": lambda: Qwen2ForCausalLM(
-        Qwen2Config(vocab_size=VOCAB, num_key_value_heads=2, tie_word_embeddings=True, **SIZE, **IDS)
-    ),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, **IDS)),
-}
-MODELS: dict[str, torch.nn.Module] = {}
-
-
-def model_of(family):
-    if family not in MODELS:
-        torch.manual_seed(0)
-        model = FAMILIES[family]().eval()
-        for parameter in model.parameters():
-            parameter.data.mul_(4)  # sharper, so that hypotheses differ by more than rounding
-        MODELS[family] = model
-    return MODELS[family]
-
-
-@torch.no_grad()
-def brute_force(model, trie, sequences, prompt, normalisation):
-    """One forward pass per item, no cache, no mask, no trie arithmetic."""
-    scores = []
-    for s in sequences:
-        logits = model(torch.tensor([[*prompt, *s]])).logits[0].double()
-        total = 0.0
-        for n, token in enumerate(s):
-            row = logits[len(prompt) - 1 + n]
-            allowed = slice(None)
-            if normalisation == "catalogue":
-                allowed = sorted({t[n] for t in sequences if t[:n] == s[:n]})
-            total += float(row[token] - torch.logsumexp(row[allowed], 0))
-        scores.append(total)
-    return np.array(scores)
-
-
-@st.composite
-def problems(draw):
-    titles = st.lists(st.integers(2, 6), max_size=4).map(lambda s: (*s, END))
-    sequences = draw(st.lists(titles, min_size=2, max_size=15, unique=True))
-    prompt = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9)
-    prompts = [np.array(p) for p in draw(st.lists(prompt, min_size=1, max_size=4))]
-    hide = st.lists(st.integers(0, len(sequences) - 1), max_size=len(sequences) - 1, unique=True)
-    exclude = [np.array(draw(hide), dtype=np.int64) for _ in prompts]
-    width = draw(st.integers(1, len(sequences)))
-    return sequences, prompts, exclude, width, draw(st.integers(1, width))
+HARD = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize("normalisation", ["vocab", "catalogue"])
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@HARD
 @given(problems())
 def test_beam_against_brute_force(family, normalisation, problem):
     sequences, prompts, exclude, width, k = problem
@@ -89,26 +35,63 @@ def test_beam_against_brute_force(family, normalisation, problem):
     for w in (width, n):
         found = beam_search(model, trie, prompts, k, width=w, exclude=exclude, normalisation=normalisation)
         for row, prompt in enumerate(prompts):
-            scores = brute_force(model, trie, sequences, prompt, normalisation)
+            scores = brute_force(model, sequences, prompt, normalisation)
             got = [i for i in found.items[row] if i >= 0]
             # Valid, not repeated, not excluded, never fewer than there are.
-            assert len(set(got)) == len(got)
+            assert len(set(got)) == len(got) == min(k, n - len(exclude[row]))
             assert not set(got) & set(exclude[row].tolist())
-            if w == n:
-                assert len(got) == min(k, n - len(exclude[row]))
-                assert found.certified[row]
+            assert found.certified[row] or w < n
             np.testing.assert_allclose(found.scores[row, : len(got)], scores[got], atol=1e-4)
             if found.certified[row]:  # a certificate is never wrong
-                allowed = np.setdiff1d(np.arange(n), exclude[row])
-                best = np.sort(scores[allowed])[::-1][:k]
-                np.testing.assert_allclose(found.scores[row, : len(got)], best, atol=1e-4)
+                expected = best(scores, exclude[row], k)
+                np.testing.assert_allclose(found.scores[row, : len(got)], expected, atol=1e-4)
 
 
-def test_catalogue_probabilities_sum_to_one():
-    sequences = [(2, END), (2, 3, END), (3, 4, 5, END), (4, END)]
+@pytest.mark.parametrize("normalisation", ["vocab", "catalogue"])
+@HARD
+@given(problems(unique=False))
+def test_until_certified_is_exact_at_any_width_and_where_items_share_identifiers(normalisation, problem):
+    sequences, prompts, exclude, width, k = problem
+    model, trie = model_of("llama"), CompiledTrie.from_sequences(sequences)
+    found = beam_search(
+        model, trie, prompts, k, width=width, exclude=exclude, normalisation=normalisation, until_certified=True
+    )
+    assert found.certified.all()
+    for row, prompt in enumerate(prompts):
+        scores = brute_force(model, sequences, prompt, normalisation)
+        got = found.items[row][found.items[row] >= 0]
+        assert len(set(got)) == len(got) == min(k, len(sequences) - len(exclude[row]))
+        assert not set(got) & set(exclude[row])
+        np.testing.assert_allclose(found.scores[row, : len(got)], scores[got], atol=1e-4)
+        np.testing.assert_allclose(found.scores[row, : len(got)], best(scores, exclude[row], k), atol=1e-4)
+
+
+def test_feeding_forced_tokens_ahead_changes_nothing_but_the_number_of_forward_passes(monkeypatch):
+    rng = np.random.default_rng(0)
+    sequences = sorted({(*rng.integers(2, 9, 2), *rng.integers(2, 9, rng.integers(0, 5)), END) for _ in range(60)})
     trie = CompiledTrie.from_sequences(sequences)
-    found = beam_search(model_of("llama"), trie, [np.array([1, 2])], 4, width=4, normalisation="catalogue")
-    assert np.exp(found.scores[0]).sum() == pytest.approx(1, abs=1e-5)
+    prompts = [rng.integers(2, VOCAB, 5), rng.integers(2, VOCAB, 3)]
+    ahead = beam_search(model_of("qwen"), trie, prompts, 5, width=8)
+    monkeypatch.setattr("llmrec.decoding.beam._ROOM", {"cpu": 0, "cuda": 0})
+    stepwise = beam_search(model_of("qwen"), trie, prompts, 5, width=8)
+    assert (ahead.items == stepwise.items).all()
+    np.testing.assert_allclose(ahead.scores, stepwise.scores, atol=1e-5)
+    assert ahead.forward_passes < stepwise.forward_passes
+    assert ahead.beam_tokens > stepwise.beam_tokens
+
+
+def test_certain_tokens_are_not_fed_when_only_the_catalogue_counts():
+    trie = CompiledTrie.from_sequences([(2, 5, 6, 7, END), (3, 5, 6, 7, END)])
+    found = beam_search(model_of("llama"), trie, [np.array([1, 2])], 2, width=2, normalisation="catalogue")
+    assert found.beam_tokens == found.forward_passes == 0
+    assert np.exp(found.scores).sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_equal_scores_come_in_the_order_of_items():
+    trie = CompiledTrie.from_sequences([(3, END), (2, END), (2, END), (2, END)])
+    found = beam_search(model_of("llama"), trie, [np.array([4])], 4, width=4, normalisation="catalogue")
+    assert found.items[0].tolist() in ([0, 1, 2, 3], [1, 2, 3, 0])
+    assert (found.scores[0][found.items[0] > 0] == found.scores[0][found.items[0] > 0][0]).all()
 
 
 def test_batch_and_single_users_agree():
@@ -122,15 +105,59 @@ def test_batch_and_single_users_agree():
         np.testing.assert_allclose(alone.scores[0], together.scores[row], atol=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_scores_are_those_of_the_bfloat16_model(family):
+    sequences = [(2, END), (2, 3, END), (3, 4, 5, END), (4, END), (5, 5, END)]
+    model, trie = model_of(family, torch.bfloat16), CompiledTrie.from_sequences(sequences)
+    prompt = np.array([4, 9, 3])
+    expected = brute_force(model, sequences, prompt, "vocab")
+    found = beam_search(model, trie, [prompt, prompt[:1]], 5, width=5)
+    assert sorted(found.items[0]) == [0, 1, 2, 3, 4]
+    # The order of additions differs between a batch and a single row, and bfloat16 has 8 bits.
+    np.testing.assert_allclose(found.scores[0], expected[found.items[0]], atol=0.35, rtol=0.02)
+    exact = score_catalogue(model, trie, [prompt]).scores[0]
+    np.testing.assert_allclose(exact, expected, atol=0.35, rtol=0.02)
+
+
+def test_a_model_with_an_adapter_is_searched_with_it():
+    trie = CompiledTrie.from_sequences([(2, END), (2, 3, END), (3, 4, END)])
+    torch.manual_seed(0)
+    model = get_peft_model(FAMILIES["llama"](), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    found = beam_search(model.eval(), trie, [np.array([4, 5])], 3, width=3)
+    expected = brute_force(model, [(2, END), (2, 3, END), (3, 4, END)], [4, 5], "vocab")
+    np.testing.assert_allclose(found.scores[0], expected[found.items[0]], atol=1e-4)
+
+
 def test_bad_requests_are_refused():
     trie = CompiledTrie.from_sequences([(2, END), (3, END)])
+    other = CompiledTrie.from_sequences([(2, END), (3, END)])
     model, prompt = model_of("llama"), [np.array([1])]
-    with pytest.raises(TrieError, match="k <= beam_width"):
-        beam_search(model, trie, prompt, 2, width=1)
-    with pytest.raises(TrieError, match="Every item of the catalogue is excluded"):
-        beam_search(model, trie, prompt, 1, width=1, exclude=[np.array([0, 1])])
-    with pytest.raises(TrieError, match="Unknown normalisation"):
-        beam_search(model, trie, prompt, 1, width=1, normalisation="tokens")
+    for message, options in {
+        "k <= beam_width": {"k": 2, "width": 1},
+        "Every item of the catalogue is excluded": {"exclude": [np.array([0, 1])]},
+        "Unknown normalisation": {"normalisation": "tokens"},
+        "Expected one per prompt": {"exclude": []},
+        "is of another trie": {"exclude": [other.exclude([0])]},
+        "Item 2 is not in the trie": {"exclude": [np.array([2])]},
+    }.items():
+        with pytest.raises(TrieError, match=message):
+            beam_search(model, trie, prompt, **{"k": 1, "width": 1} | options)
+    with pytest.raises(TrieError, match="empty prompt"):
+        beam_search(model, trie, [np.array([], dtype=np.int64)], 1, width=1)
+
+
+def test_a_model_that_cannot_read_a_tree_of_tokens_is_refused():
+    trie = CompiledTrie.from_sequences([(2, END), (3, 4, END)])
+    config = MistralConfig(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=4,
+    )  # fmt: skip
+    with pytest.raises(TrieError, match="Expected full attention in every layer"):
+        beam_search(MistralForCausalLM(config).eval(), trie, [np.arange(9)], 1, width=1)
+    model = FAMILIES["llama"]()
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(TrieError, match=r"set_attn_implementation\('sdpa'\)"):
+        beam_search(model, trie, [np.array([1])], 1, width=1)
 
 
 @pytest.mark.lm
@@ -143,7 +170,8 @@ def test_real_model_recommends_only_unseen_catalogue_items_with_the_right_scores
     trie = CompiledTrie.from_sequences(ids)
     users = [split.test.histories[u] for u in (0, 400, 800)]
     prompts = [verbalizer.prompt(h) for h in users]
-    found = beam_search(model, trie, prompts, 5, width=8, exclude=[h.items for h in users])
+    seen = [h.items for h in users]
+    found = beam_search(model, trie, prompts, 5, width=8, exclude=seen)
     for row, history in enumerate(users):
         items = found.items[row]
         assert len(set(items)) == 5
@@ -156,3 +184,11 @@ def test_real_model_recommends_only_unseen_catalogue_items_with_the_right_scores
             n = len(ids[item])
             whole = logp[torch.arange(len(tokens) - n - 1, len(tokens) - 1), list(ids[item])].sum()
             assert score == pytest.approx(float(whole), abs=2e-3)
+    # All 1,682 titles scored exactly, and a beam that goes on until it is sure, name the same five.
+    exact = score_catalogue(model, trie, prompts, normalisation="catalogue")
+    np.testing.assert_allclose(np.exp(exact.scores).sum(axis=1), 1, atol=1e-4)
+    sure = beam_search(
+        model, trie, prompts, 5, width=8, exclude=seen, normalisation="catalogue", until_certified=True
+    )
+    assert sure.certified.all()
+    assert (top_items(exact.scores, seen, 5)[0] == sure.items).all()

@@ -41,7 +41,9 @@ _ROOM = {"cpu": 64, "cuda": 1024}
 class BeamResult:
     """The best items of B users."""
 
-    items: NDArray[np.int32]  # [B, K] best first, equal scores by number; -1 where fewer than K items are allowed
+    items: NDArray[
+        np.int32
+    ]  # [B, K] best first, equal scores by number; -1 where fewer than K items are allowed
     scores: NDArray[np.float64]  # [B, K] log-probability; -inf where there is no item
     certified: NDArray[np.bool_]  # [B] whether this is provably the model's exact top K
     beam_tokens: int  # tokens that went through the model after the prompts, filler included
@@ -56,7 +58,9 @@ class _Hypotheses:
     score: NDArray[np.float64]
     node: NDArray[np.int64]  # trie node reached
     done: NDArray[np.bool_]  # node is a leaf
-    fed: NDArray[np.int64]  # row of _Fed that holds node, _NOT_FED if its token did not go through the model yet
+    fed: NDArray[
+        np.int64
+    ]  # row of _Fed that holds node, _NOT_FED if its token did not go through the model yet
     parent: NDArray[np.int64]  # row of _Fed that holds the node before it
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> _Hypotheses:
@@ -64,7 +68,9 @@ class _Hypotheses:
 
     @staticmethod
     def concatenate(parts: Sequence[_Hypotheses]) -> _Hypotheses:
-        return _Hypotheses(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(_Hypotheses)))
+        return _Hypotheses(
+            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(_Hypotheses))
+        )
 
 
 @torch.inference_mode()
@@ -130,7 +136,9 @@ def views_of(
     views = [e if isinstance(e, TrieView) else trie.exclude(e) for e in exclude]
     for row, view in enumerate(views):
         if view.trie is not trie:
-            raise TrieError(f"The view of the user at position {row} is of another trie. Expected one of this trie.")
+            raise TrieError(
+                f"The view of the user at position {row} is of another trie. Expected one of this trie."
+            )
         if not view.n_items:
             raise TrieError(
                 f"Every item of the catalogue is excluded for the user at position {row}, so there is nothing to "
@@ -329,7 +337,12 @@ class _Fed:
         if logits is None:
             logp = np.zeros(len(edges.nodes))
         else:
-            logp = child_log_probs(logits, edges.tokens, edges.offsets, self.normalisation)
+            logp = (
+                child_log_probs(logits, edges.tokens, edges.offsets, self.normalisation)
+                .double()
+                .cpu()
+                .numpy()
+            )
         self.slot = np.concatenate([self.slot, slots])
         self.has_next = np.concatenate([self.has_next, np.zeros(len(slots), bool)])
         self.start = np.concatenate([self.start, self.start[-1] + edges.offsets[1:]])
@@ -343,5 +356,7 @@ class _Fed:
         """Return for each child of the given rows: which of them it follows, its node, its log-probability [c]."""
         counts = self.start[rows + 1] - self.start[rows]
         which = np.repeat(np.arange(len(rows)), counts)
-        place = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts) + self.start[rows][which]
+        place = (
+            np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts) + self.start[rows][which]
+        )
         return which, self.nodes[place], self.logp[place]

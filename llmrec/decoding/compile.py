@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,7 @@ def as_table(sequences: Sequence[Sequence[int]] | NDArray[np.integer]) -> NDArra
     return table
 
 
-def compile_table(table: NDArray[np.integer]) -> dict[str, NDArray[np.integer]]:
+def compile_table(table: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
     """Return the arrays of the trie over ``table`` [N, D], see :class:`~llmrec.decoding.trie.CompiledTrie`.
 
     Raises

@@ -179,7 +179,8 @@ def _store(
     """Fill in the edges that leave ``nodes``; logits are those of each node for each user, user by user."""
     edges = trie.edges(nodes)
     for user, rows in enumerate(logits.view(len(logp), len(nodes), -1)):
-        logp[user, edges.nodes - 1] = child_log_probs(rows, edges.tokens, edges.offsets, normalisation)
+        found = child_log_probs(rows, edges.tokens, edges.offsets, normalisation)
+        logp[user, edges.nodes - 1] = found.double().cpu().numpy()
 
 
 def _of_items(logp: NDArray[np.float64], trie: CompiledTrie) -> NDArray[np.float64]:

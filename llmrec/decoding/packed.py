@@ -170,7 +170,9 @@ def _check_attention(model: Any) -> None:
 def _check_cache(cache: Any) -> None:
     from transformers.cache_utils import DynamicLayer
 
-    odd = [type(layer).__name__ for layer in getattr(cache, "layers", [cache]) if type(layer) is not DynamicLayer]
+    odd = [
+        type(layer).__name__ for layer in getattr(cache, "layers", [cache]) if type(layer) is not DynamicLayer
+    ]
     if odd:
         raise TrieError(
             f"The model keeps what it has read in a {odd[0]}. Expected full attention in every layer, because a tree of "

@@ -30,8 +30,8 @@ def check_normalisation(name: str) -> None:
 
 def child_log_probs(
     logits: torch.Tensor, tokens: NDArray[np.integer], offsets: NDArray[np.int64], normalisation: str
-) -> NDArray[np.float64]:
-    """Return the log-probability of each allowed token [c], at most 0.
+) -> torch.Tensor:
+    """Return the log-probability of each allowed token, at most 0 [c].
 
     Parameters
     ----------
@@ -41,15 +41,18 @@ def child_log_probs(
         What may follow the i-th position: ``tokens[offsets[i]:offsets[i + 1]]``, as ``CompiledTrie.children`` gives it.
         All children belong here, hidden ones too: what a user has seen must not change the scores of other items.
     """
-    device = logits.device
-    counts = torch.as_tensor(np.diff(offsets), device=device)
-    row = torch.repeat_interleave(torch.arange(len(counts), device=device), counts)
-    flat = row * logits.shape[-1] + torch.as_tensor(tokens.astype(np.int64), device=device)
+    places = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    row = torch.as_tensor(places, device=logits.device)
+    flat = torch.as_tensor(places * logits.shape[-1] + tokens, device=logits.device)
     scores = logits.reshape(-1).index_select(0, flat)  # [c]
     if normalisation == "vocab":
         total = torch.logsumexp(logits, dim=-1)  # [n]
     else:
-        top = torch.full((len(counts),), -torch.inf, device=device).scatter_reduce(0, row, scores, "amax")
-        total = torch.zeros(len(counts), device=device).index_add(0, row, (scores - top[row]).exp()).log() + top
+        total = _logsumexp_by_row(scores, row, len(logits))
     # A sum of probabilities is rounded: without the cap a prefix could score below what is below it.
-    return np.minimum((scores - total[row]).double().cpu().numpy(), 0.0)
+    return (scores - total[row]).clamp(max=0)
+
+
+def _logsumexp_by_row(scores: torch.Tensor, row: torch.Tensor, n: int) -> torch.Tensor:
+    top = torch.full((n,), -torch.inf, device=scores.device).scatter_reduce(0, row, scores, "amax")
+    return torch.zeros(n, device=scores.device).index_add(0, row, (scores - top[row]).exp()).log() + top

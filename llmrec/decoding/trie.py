@@ -54,7 +54,9 @@ class CompiledTrie:
 
     alphabet: NDArray[np.int32]  # [A] token ids that occur, ascending
     code: NDArray[np.uint16] | NDArray[np.uint32]  # [M - 1] place in alphabet of each edge's token
-    indptr: NDArray[np.int32]  # [I + 1] edges of node i are indptr[i]:indptr[i + 1]; nodes from I on are leaves
+    indptr: NDArray[
+        np.int32
+    ]  # [I + 1] edges of node i are indptr[i]:indptr[i + 1]; nodes from I on are leaves
     leaf: NDArray[np.int32]  # [N] node at which each item's sequence ends
     order: NDArray[np.int32]  # [N] items sorted by leaf
 
@@ -174,7 +176,9 @@ class CompiledTrie:
         reached = self.try_advance(nodes, tokens)
         if reached.size and reached.min() < 0:
             bad = int(np.argmin(reached))
-            raise TrieError(not_allowed(int(tokens[bad]), int(nodes[bad]), self.children(nodes[bad : bad + 1])[0]))
+            raise TrieError(
+                not_allowed(int(tokens[bad]), int(nodes[bad]), self.children(nodes[bad : bad + 1])[0])
+            )
         return reached
 
     def try_advance(self, nodes: NDArray[np.integer], tokens: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -218,7 +222,8 @@ class CompiledTrie:
 
     def is_leaf(self, nodes: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Say which nodes end an identifier [n]."""
-        return self.n_children(nodes) == 0
+        leaf: NDArray[np.bool_] = self.n_children(nodes) == 0
+        return leaf
 
     def parent(self, nodes: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return the parent of each node [n]; the root has none and must not be asked for."""
