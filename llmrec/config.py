@@ -152,8 +152,13 @@ class Finetune(_Section):
 class Decoding(_Section):
     """How the fine-tuned model's recommendations are searched for."""
 
+    search: Literal["beam", "exact"] = "beam"
+    """beam: the most probable items, found by beam search. exact: the score of every item, at the cost of one pass over
+    the catalogue's distinct prefixes per user; far fewer under catalogue normalisation."""
     beam_width: int = Field(default=20, ge=1)
-    """Hypotheses kept; at least evaluation.k. Wider finds more probable items and costs more."""
+    """Prefixes kept; at least evaluation.k. Wider finds more probable items and costs more."""
+    until_certified: bool = False
+    """Widen the beam until the list is provably the model's exact best; can cost much more under vocab."""
     normalisation: Literal["vocab", "catalogue"] = "vocab"
     """Log-probabilities over the vocabulary, or over the tokens that the catalogue allows."""
     batch_size: int = Field(default=8, ge=1)
@@ -216,7 +221,7 @@ class RunConfig(_Section):
         if self.evaluation.baseline not in self.systems:
             known = ", ".join(self.systems)
             problems.append(f"evaluation.baseline is {self.evaluation.baseline!r}; expected one of {known}")
-        if self.decoding.beam_width < self.evaluation.k:
+        if self.decoding.search == "beam" and self.decoding.beam_width < self.evaluation.k:
             problems.append(
                 f"decoding.beam_width is {self.decoding.beam_width}; expected at least evaluation.k = "
                 f"{self.evaluation.k}, or lists would be too short"

@@ -50,7 +50,9 @@ def brute_force(model, sequences, prompt, normalisation):
             if normalisation == "catalogue":
                 allowed = sorted({t[n] for t in sequences if t[:n] == s[:n]})
             total += float(row[token] - torch.logsumexp(row[allowed], 0))
-        scores.append(total - np.log(sequences.count(s)))  # items that share an identifier share its probability
+        scores.append(
+            total - np.log(sequences.count(s))
+        )  # items that share an identifier share its probability
     return np.array(scores)
 
 

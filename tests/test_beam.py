@@ -54,7 +54,14 @@ def test_until_certified_is_exact_at_any_width_and_where_items_share_identifiers
     sequences, prompts, exclude, width, k = problem
     model, trie = model_of("llama"), CompiledTrie.from_sequences(sequences)
     found = beam_search(
-        model, trie, prompts, k, width=width, exclude=exclude, normalisation=normalisation, until_certified=True
+        model,
+        trie,
+        prompts,
+        k,
+        width=width,
+        exclude=exclude,
+        normalisation=normalisation,
+        until_certified=True,
     )
     assert found.certified.all()
     for row, prompt in enumerate(prompts):
@@ -68,7 +75,9 @@ def test_until_certified_is_exact_at_any_width_and_where_items_share_identifiers
 
 def test_feeding_forced_tokens_ahead_changes_nothing_but_the_number_of_forward_passes(monkeypatch):
     rng = np.random.default_rng(0)
-    sequences = sorted({(*rng.integers(2, 9, 2), *rng.integers(2, 9, rng.integers(0, 5)), END) for _ in range(60)})
+    sequences = sorted(
+        {(*rng.integers(2, 9, 2), *rng.integers(2, 9, rng.integers(0, 5)), END) for _ in range(60)}
+    )
     trie = CompiledTrie.from_sequences(sequences)
     prompts = [rng.integers(2, VOCAB, 5), rng.integers(2, VOCAB, 3)]
     ahead = beam_search(model_of("qwen"), trie, prompts, 5, width=8)
@@ -122,7 +131,9 @@ def test_bfloat16_scores_are_those_of_the_bfloat16_model(family):
 def test_a_model_with_an_adapter_is_searched_with_it():
     trie = CompiledTrie.from_sequences([(2, END), (2, 3, END), (3, 4, END)])
     torch.manual_seed(0)
-    model = get_peft_model(FAMILIES["llama"](), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    model = get_peft_model(
+        FAMILIES["llama"](), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    )
     found = beam_search(model.eval(), trie, [np.array([4, 5])], 3, width=3)
     expected = brute_force(model, [(2, END), (2, 3, END), (3, 4, END)], [4, 5], "vocab")
     np.testing.assert_allclose(found.scores[0], expected[found.items[0]], atol=1e-4)

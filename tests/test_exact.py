@@ -21,7 +21,9 @@ def test_scores_are_those_of_brute_force(family, normalisation, problem):
     model, trie = model_of(family), CompiledTrie.from_sequences(sequences)
     found = score_catalogue(model, trie, prompts, normalisation=normalisation).scores
     for row, prompt in enumerate(prompts):
-        np.testing.assert_allclose(found[row], brute_force(model, sequences, prompt, normalisation), atol=1e-4)
+        np.testing.assert_allclose(
+            found[row], brute_force(model, sequences, prompt, normalisation), atol=1e-4
+        )
     if normalisation == "catalogue":
         np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, atol=1e-4)
 

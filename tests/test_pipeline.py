@@ -135,6 +135,25 @@ def test_saved_config_and_report_follow_settings_that_decide_no_artefact(config,
     assert "users_shown: 1" in (tmp_path / "run" / "report.md").read_text()
 
 
+def test_all_ways_to_search_for_the_exact_best_agree(config, tmp_path, tiny_lm, capsys):
+    lists = {}
+    for name, decoding in {
+        "exact": {"search": "exact"},
+        "certified": {"until_certified": True, "beam_width": 5},
+        "wide": {"beam_width": 16},
+    }.items():
+        path = config(decoding=decoding, output=str(tmp_path / name), systems={"llm": {}}, evaluation={
+            "users": 10, "k": 5, "cutoffs": [5], "baseline": "llm"
+        })  # fmt: skip
+        llmrec("run", path, capsys=capsys)
+        lists[name] = pl.read_parquet(tmp_path / name / "recommendations" / "llm.parquet")
+    assert "every item of the catalogue scored" in (tmp_path / "exact" / "report.md").read_text()
+    assert "widened until" in (tmp_path / "certified" / "report.md").read_text()
+    for name in ("certified", "wide"):
+        assert (lists[name]["item_id"] == lists["exact"]["item_id"]).all()
+        assert (lists[name]["score"] - lists["exact"]["score"]).abs().max() < 1e-4
+
+
 def test_adapter_loads_without_llmrec(config, tmp_path, tiny_lm, capsys):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

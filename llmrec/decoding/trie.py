@@ -231,6 +231,7 @@ class CompiledTrie:
 
     def items(self, node: int) -> NDArray[np.int32]:
         """Return all items at or below a node, shortest identifiers first."""
+        self._edge_range(np.asarray([node]))  # raises where there is no such node
         found = []
         low, high = np.asarray([node]), np.asarray([node + 1])
         while low < high:

@@ -195,13 +195,22 @@ def _llm_notes(config: RunConfig, name: str) -> LLMNotes:
         tokens_trained=int(counts["tokens"]) if counts else None,
         targets_trained=int(counts["targets"]) if counts else None,
         epochs=round(counts["epochs"], 2) if counts else None,
-        decoding=f"constrained beam search, width {config.decoding.beam_width}, normalised over the "
-        f"{'vocabulary' if config.decoding.normalisation == 'vocab' else 'catalogue'}; the newest "
-        f"{config.prompt.max_events} events in the prompt",
+        decoding=_decoding_words(config),
         template=f"{template.preamble}{template.before}<identifier>\n{template.after}",
         time_in_words=f"{config.prompt.time}: {TIME_STYLES[config.prompt.time]}",
         target_time_in_prompt=config.prompt.target_time,
     )
+
+
+def _decoding_words(config: RunConfig) -> str:
+    decoding = config.decoding
+    search = f"constrained beam search, width {decoding.beam_width}"
+    if decoding.search == "exact":
+        search = "every item of the catalogue scored"
+    elif decoding.until_certified:
+        search += ", widened until the list is the exact best"
+    over = {"vocab": "vocabulary", "catalogue": "catalogue"}[decoding.normalisation]
+    return f"{search}, normalised over the {over}; the newest {config.prompt.max_events} events in the prompt"
 
 
 def _curves(config: RunConfig, metas: dict[str, dict[str, Any]]) -> tuple[Curve, ...]:

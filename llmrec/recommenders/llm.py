@@ -17,6 +17,7 @@ from llmrec.data.histories import Histories
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
 from llmrec.decoding.beam import beam_search
+from llmrec.decoding.exact import score_catalogue, top_items
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.finetune.examples import training_documents, windows
 from llmrec.finetune.train import add_lora, finetune
@@ -54,7 +55,7 @@ class LLMRecommender:
     counts_
         What :meth:`fit` read: windows, tokens, targets (next items), epochs.
     prompt_tokens_, beam_tokens_
-        Tokens that the last :meth:`recommend` put through the model: of prompts, and of all hypotheses.
+        Tokens that the last :meth:`recommend` put through the model: of prompts, and behind them.
     certified_
         For each user of the last :meth:`recommend` whether the list is provably the model's exact top K [U].
     """
@@ -133,18 +134,38 @@ class LLMRecommender:
         order = np.argsort([len(p) for p in prompts], kind="stable")[::-1]
         for start in range(0, len(order), self.decoding.batch_size):
             rows = order[start : start + self.decoding.batch_size]
-            result = beam_search(
-                self.model,
-                self.trie,
-                [prompts[r] for r in rows],
-                k,
-                width=self.decoding.beam_width,
-                exclude=[histories[int(r)].items if exclude_seen else np.empty(0, np.int32) for r in rows],
-                normalisation=self.decoding.normalisation,
-            )
-            items[rows], scores[rows], self.certified_[rows] = result.items, result.scores, result.certified
+            seen = [histories[int(r)].items if exclude_seen else np.empty(0, np.int32) for r in rows]
+            self._search(rows, [prompts[r] for r in rows], seen, items, scores)
             self.prompt_tokens_ += sum(len(prompts[r]) for r in rows)
-            self.beam_tokens_ += result.beam_tokens
             if self.on_progress is not None:
                 self.on_progress(start + len(rows), len(order))
         return Recommendations(self.name, histories.user_ids, items, scores)
+
+    def _search(
+        self,
+        rows: NDArray[np.int64],
+        prompts: list[NDArray[np.int64]],
+        exclude: list[NDArray[np.int32]],
+        items: NDArray[np.int32],
+        scores: NDArray[np.float64],
+    ) -> None:
+        """Fill in the lists of some users."""
+        decoding, k = self.decoding, items.shape[1]
+        if decoding.search == "exact":
+            exact = score_catalogue(self.model, self.trie, prompts, normalisation=decoding.normalisation)
+            items[rows], scores[rows] = top_items(exact.scores, exclude, k)
+            self.certified_[rows] = True
+            self.beam_tokens_ += exact.fed_tokens
+            return
+        beam = beam_search(
+            self.model,
+            self.trie,
+            prompts,
+            k,
+            width=decoding.beam_width,
+            exclude=exclude,
+            normalisation=decoding.normalisation,
+            until_certified=decoding.until_certified,
+        )
+        items[rows], scores[rows], self.certified_[rows] = beam.items, beam.scores, beam.certified
+        self.beam_tokens_ += beam.beam_tokens
