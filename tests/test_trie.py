@@ -172,7 +172,7 @@ def test_a_saved_trie_comes_back_and_is_mapped(saved):
     "other", [{**MADE_FOR, "tokenizer": "x"}, {"catalogue": "abc"}, {**MADE_FOR, "more": "y"}]
 )
 def test_a_trie_of_another_catalogue_or_tokenizer_is_refused(saved, other):
-    with pytest.raises(TrieError, match="was made for another (tokenizer|more)"):
+    with pytest.raises(TrieError, match=r"was made for another (tokenizer|more)"):
         CompiledTrie.load(saved[1], other)
 
 

@@ -243,7 +243,7 @@ class _Search:
         inner = parent == _ROW_BEFORE
         if forward:
             parent = np.where(inner, self.packed.n_slots + place_within(user) - 1, parent)
-            slots, logits = self.packed.append(user, parent, self.trie.alphabet[self.trie.code[node - 1]])
+            slots, logits = self.packed.append(user, parent, self.trie.tokens_to(node))
             self.forward_passes += 1
             first = self.fed.add(node, slots, logits)
         else:

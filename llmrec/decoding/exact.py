@@ -87,7 +87,7 @@ def score_catalogue(
         _, logits = packed.append(
             np.repeat(np.arange(n_users), len(fed)),
             np.tile(slots, n_users),
-            np.tile(trie.alphabet[trie.code[fed - 1]], n_users),
+            np.tile(trie.tokens_to(fed), n_users),
             logits_of=np.tile(np.arange(len(fed)) >= len(above), n_users),
         )
         packed.forget()

@@ -145,20 +145,17 @@ class CompiledTrie:
 
     def edges(self, nodes: NDArray[np.integer]) -> Edges:
         """Return all edges that leave ``nodes`` [n], node by node, tokens ascending."""
-        starts, stops = self._edge_range(nodes)
-        counts = stops - starts
-        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-        np.cumsum(counts, out=offsets[1:])
-        edge = np.repeat(starts - offsets[:-1], counts)
-        edge += np.arange(len(edge))
-        tokens = self.alphabet.take(self.code.take(edge))
-        edge += 1
-        return Edges(tokens, edge, offsets)
+        edge, offsets = self._edges(nodes)
+        return Edges(self._tokens(edge), edge + 1, offsets)
 
     def children(self, nodes: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the tokens that may follow ``nodes`` [n], flat [c], and their offsets [n + 1]."""
-        edges = self.edges(nodes)
-        return edges.tokens, edges.offsets
+        edge, offsets = self._edges(nodes)
+        return self._tokens(edge), offsets
+
+    def tokens_to(self, nodes: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Return the token that leads to each node [n]; none leads to the root, which must not be asked for."""
+        return self._tokens(np.asarray(nodes) - 1)
 
     def n_children(self, nodes: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return how many tokens may follow each node [n]."""
@@ -261,7 +258,7 @@ class CompiledTrie:
         for level in range(self.depth, 0, -1):
             # All nodes of a depth are neighbours, so those at this depth are the ones from its first node on.
             here = np.flatnonzero(node >= self.levels[level])
-            table[here, level - 1] = self.alphabet[self.code[node[here] - 1]]
+            table[here, level - 1] = self._tokens(node[here] - 1)
             node[here] = self.parent(node[here])
         return table
 
@@ -283,6 +280,20 @@ class CompiledTrie:
         from llmrec.decoding.trie_file import load_trie
 
         return load_trie(Path(path), made_for)
+
+    def _edges(self, nodes: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the numbers of all edges that leave ``nodes``, flat [c], and offsets [n + 1]."""
+        starts, stops = self._edge_range(nodes)
+        counts = stops - starts
+        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+        counts.cumsum(out=offsets[1:])
+        edge = (starts - offsets[:-1]).repeat(counts)
+        edge += np.arange(len(edge))
+        return edge, offsets
+
+    def _tokens(self, edge: NDArray[np.integer]) -> NDArray[np.int32]:
+        # "clip" only saves numpy a check: these numbers come from the trie itself.
+        return self.alphabet.take(self.code.take(edge, mode="clip"), mode="clip")
 
     def _bounds(self, node: int | NDArray[np.integer]) -> NDArray[np.integer]:
         """Return the number of edges that leave the nodes before each node."""

@@ -1,0 +1,56 @@
+"""What benchmarks share: where results go, what machine they are from, and a fair way to time things."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+import transformers
+
+__all__ = ["machine", "save", "timed"]
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on beside the code."""
+    return {
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+def save(name: str, results: dict[str, Any]) -> None:
+    """Keep results as ``results/<name>.json`` beside this file."""
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
+    print(f"kept in benchmarks/results/{path.name}")
+
+
+def timed(sides: dict[str, Callable[[], Any]], rounds: int, inner: int = 1) -> dict[str, float]:
+    """Return the median seconds of one call of each side.
+
+    The sides take turns, so that a noisy neighbour disturbs all of them alike. Each round makes ``inner`` calls.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for name, call in sides.items():
+        call()
+    for _ in range(rounds):
+        for name, call in sides.items():
+            started = time.perf_counter()
+            for _ in range(inner):
+                call()
+            seconds[name].append((time.perf_counter() - started) / inner)
+    return {name: statistics.median(values) for name, values in seconds.items()}
