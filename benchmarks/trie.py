@@ -103,7 +103,10 @@ def main() -> None:
         nodes = np.array([trie.walk(table[row, :level]) for row in rows])
         tokens = table[rows, level]
         seconds = timed(
-            {"advance": lambda n=nodes, t=tokens: trie.advance(n, t), "children": lambda n=nodes: trie.children(n)},
+            {
+                "advance": lambda n=nodes, t=tokens: trie.advance(n, t),
+                "children": lambda n=nodes: trie.children(n),
+            },
             rounds=arguments.rounds,
             inner=500,
         )
@@ -131,7 +134,9 @@ def main() -> None:
         "prefix dict": PrefixConstrainedLogitsProcessor(prefixes, ROWS // USERS),
     }
     results["masks"] = []
-    print(f"{'tokens before':>13} {'children':>9}   scores of {ROWS} rows (ms): compiled trie, nested dicts, prefix dict")
+    print(
+        f"{'tokens before':>13} {'children':>9}   scores of {ROWS} rows (ms): compiled trie, nested dicts, prefix dict"
+    )
     for level in range(LEVELS):
         rows = rng.integers(0, trie.n_items, ROWS)
         ids = torch.as_tensor(np.concatenate([np.zeros((ROWS, 1), np.int64), table[rows, :level]], axis=1))
@@ -151,9 +156,15 @@ def main() -> None:
             + ", ".join(f"{seconds[name] / seconds['compiled trie']:.0f}x" for name in theirs)
         )
         results["masks"].append(
-            {"tokens_before": level, "children": n_children, "milliseconds": {n: 1e3 * s for n, s in seconds.items()}}
+            {
+                "tokens_before": level,
+                "children": n_children,
+                "milliseconds": {n: 1e3 * s for n, s in seconds.items()},
+            }
         )
-    whole = {name: sum(m["milliseconds"][name] for m in results["masks"]) for name in ("compiled trie", *theirs)}
+    whole = {
+        name: sum(m["milliseconds"][name] for m in results["masks"]) for name in ("compiled trie", *theirs)
+    }
     results["ratios_over_an_identifier"] = {n: whole[n] / whole["compiled trie"] for n in theirs}
     for name, ratio in results["ratios_over_an_identifier"].items():
         print(f"a whole identifier: {name} take {ratio:.0f} times as long as the compiled trie")

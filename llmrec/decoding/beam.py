@@ -5,9 +5,9 @@ log-probability of the item, and it makes a prefix's score a bound on everything
 were cut off score below the k-th result, the result is certified to be the true top k.
 
 Tokens without an alternative are fed together with the one that leads to them while a forward pass has room, so that
-the rest of a title costs one forward pass instead of one per token. They are scored in the step in which a beam would reach them: the search
-is the one of ``generate(num_beams=width, length_penalty=0, early_stopping="never")``, except that no finished item is
-ever dropped for a better prefix.
+the rest of a title costs one forward pass instead of one per token. They are scored in the step in which a beam would reach them: the search is the
+one of ``generate(num_beams=width, length_penalty=0, early_stopping="never")``, except that no finished item is ever
+dropped for a better prefix, which only improves the lists.
 
 Shapes: B users, W prefixes per user, n hypotheses, c children, K items wanted.
 """
@@ -84,6 +84,7 @@ def beam_search(
     exclude: Sequence[NDArray[np.integer]] | Sequence[TrieView] | None = None,
     normalisation: str = "vocab",
     until_certified: bool = False,
+    prune_like_transformers: bool = False,
 ) -> BeamResult:
     """Return the ``k`` most probable allowed items after each prompt.
 
@@ -104,6 +105,9 @@ def beam_search(
     until_certified
         Go on with what was cut off, twice as wide each time, until nothing of it can beat the k-th item. Exact for
         every user, at a cost that depends on how sure the model is.
+    prune_like_transformers
+        Also drop items that ended in a step in which ``width`` other hypotheses scored higher, although they may have
+        the higher score in the end. For comparisons with published results only.
 
     Raises
     ------
@@ -114,8 +118,9 @@ def beam_search(
         raise TrieError(f"The beam is {width} wide but {k} items are wanted. Expected 1 <= k <= beam_width.")
     check_normalisation(normalisation)
     views = views_of(trie, exclude, len(prompts))
-    search = _Search(PackedPrompts(model, prompts), views, k, width, normalisation, until_certified)
-    search.run()
+    search = _Search(PackedPrompts(model, prompts), views, k, width, normalisation)
+    search.prune_like_transformers = prune_like_transformers
+    search.run(until_certified)
     return search.result()
 
 
@@ -155,10 +160,9 @@ class _Search:
         k: int,
         width: int,
         normalisation: str,
-        until_certified: bool,
     ) -> None:
         self.packed, self.views, self.trie = packed, views, views[0].trie
-        self.k, self.width, self.until_certified = k, width, until_certified
+        self.k, self.width, self.prune_like_transformers = k, width, False
         self.n_users, self.forward_passes = len(views), 0
         self.room = _ROOM.get(packed.device.type, _ROOM["cuda"])
         self.hidden = np.concatenate([v.hidden + u * self.trie.n_nodes for u, v in enumerate(views)])
@@ -175,13 +179,13 @@ class _Search:
         self.fed.add(self.live.node, np.zeros(self.n_users, np.int64), packed.first_logits)
         self.cut: list[_Hypotheses] = []
 
-    def run(self) -> None:
+    def run(self, until_certified: bool) -> None:
         """Search until every prefix that is kept has ended or cannot enter the top k any more."""
         while True:
             while not self.live.done.all():
                 self._feed()
                 self._grow()
-            if not self.until_certified:
+            if not until_certified:
                 return
             # Take up again what was cut off and could still beat the k-th item. Fewer than k finished items score above
             # the best of it, so at least that one is kept this time: the search comes to an end.
@@ -271,6 +275,12 @@ class _Search:
         if self.trie.shares_leaves:
             leaves = np.flatnonzero(grown.done)
             grown.score[leaves] -= np.log(np.diff(self.trie.items_at(grown.node[leaves])[1]))
+        if self.prune_like_transformers:
+            grown = grown.take(np.lexsort((grown.node, -grown.score, grown.user)))
+            rank = place_within(grown.user)
+            kept = rank < np.where(grown.done, self.width, 2 * self.width)
+            self.cut.append(grown.take(~kept))
+            grown = grown.take(kept)
         self._select(_Hypotheses.concatenate([self.live.take(self.live.done), grown]))
 
     def _select(self, pool: _Hypotheses) -> None:
