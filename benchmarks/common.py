@@ -45,7 +45,7 @@ def timed(sides: dict[str, Callable[[], Any]], rounds: int, inner: int = 1) -> d
     The sides take turns, so that a noisy neighbour disturbs all of them alike. Each round makes ``inner`` calls.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for name, call in sides.items():
+    for call in sides.values():
         call()
     for _ in range(rounds):
         for name, call in sides.items():

@@ -10,16 +10,12 @@ chosen on validation; the test is looked at once per fitted model. Writes what i
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from common import save
 
 from llmrec.data.datasets import load_dataset
 from llmrec.data.split import Split, leave_one_out
@@ -87,18 +83,8 @@ def main() -> None:
         spread = f" (sd {np.std(values, ddof=1):.4f})" if len(values) > 1 else ""
         print(f"sasrec test {metric}: mean of {len(values)} seeds {np.mean(values):.4f}{spread}")
 
-    machine = {
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "threads": SASRec().threads,
-        "torch": torch.__version__,
-        "device": str(SASRec(device=arguments.device).device),
-    }
-    results = Path(__file__).parent / "results" / "sasrec_ml100k.json"
-    results.parent.mkdir(exist_ok=True)
-    results.write_text(
-        json.dumps({"protocol": split.protocol.to_dict(), "machine": machine, "runs": rows}, indent=1) + "\n"
-    )
+    settings = {"sasrec_threads": SASRec().threads, "device": str(SASRec(device=arguments.device).device)}
+    save("sasrec_ml100k", {"protocol": split.protocol.to_dict(), "settings": settings, "runs": rows})
 
 
 if __name__ == "__main__":

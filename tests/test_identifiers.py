@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from llmrec.data.catalog import Catalog
 from llmrec.data.datasets import load_dataset
 from llmrec.errors import IdentifierError
-from llmrec.identifiers.base import ItemIdentifiers
+from llmrec.identifiers.base import ItemIdentifiers, tokenizer_fingerprint
 from llmrec.identifiers.title import distinct_titles, title_identifiers
 from llmrec.models import load_tokenizer
 
@@ -70,3 +70,14 @@ def test_every_real_title_survives_the_round_trip():
         again = (*tokenizer(text, add_special_tokens=False)["input_ids"], identifiers.end_token_id)
         assert owner[again] == item
         assert tokenizer.decode(identifiers.token_ids[item]) == text + "\n"
+
+
+def test_fingerprints_tell_tokenizers_and_catalogues_apart(tiny_lm, catalog):
+    one, same, other = (AutoTokenizer.from_pretrained(tiny_lm) for _ in range(3))
+    other.add_tokens(["<item_1>"])
+    same(["a", "longer text"], padding=True, truncation=True, max_length=5)
+    assert tokenizer_fingerprint(one) == tokenizer_fingerprint(same) != tokenizer_fingerprint(other)
+    parts = (catalog.item_ids, catalog.titles)
+    assert Catalog(*parts).fingerprint == Catalog(*parts, catalog.attributes).fingerprint
+    assert Catalog(*parts).fingerprint != Catalog(parts[0][::-1], parts[1]).fingerprint
+    assert Catalog(("a", "bc"), ("x", "y")).fingerprint != Catalog(("ab", "c"), ("x", "y")).fingerprint

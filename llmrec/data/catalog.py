@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +67,15 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of ids and titles in their order: what an item's index means."""
+        digest = hashlib.sha256()
+        for text in (*self.item_ids, *self.titles):
+            encoded = text.encode()
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        return digest.hexdigest()
 
     def index(self, item_id: str) -> int:
         """Return the index of ``item_id``; an unknown id raises :class:`DataError`."""

@@ -29,8 +29,8 @@ def save_trie(trie: CompiledTrie, path: Path, made_for: Mapping[str, str]) -> No
     Parameters
     ----------
     made_for
-        What the trie belongs to, for example ``{"catalogue": ..., "tokenizer": ...}``: any texts that are equal only
-        where the trie may be used. :meth:`ItemIdentifiers.fingerprint` and ``Catalog.fingerprint`` are such texts.
+        What the trie belongs to: texts that are equal only where the trie may be used, for example ``{"catalogue":
+        catalog.fingerprint, "tokenizer": tokenizer_fingerprint(tokenizer), "identifiers": "title"}``.
     """
     from safetensors.numpy import save_file
 

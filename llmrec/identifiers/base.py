@@ -7,14 +7,32 @@ end token, so none is a prefix of another ("Alien" and "Aliens" part at the end 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llmrec.errors import IdentifierError
 
-__all__ = ["ItemIdentifiers"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["ItemIdentifiers", "tokenizer_fingerprint"]
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a SHA-256 of what decides which token ids a text becomes, wherever the tokenizer's files are."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        parts = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    else:
+        parts = json.loads(backend.to_str())
+        # What the last call asked for, not what the tokenizer is.
+        parts.pop("truncation", None)
+        parts.pop("padding", None)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
