@@ -155,6 +155,15 @@ def test_bad_requests_are_refused():
             beam_search(model, trie, prompt, **{"k": 1, "width": 1} | options)
     with pytest.raises(TrieError, match="empty prompt"):
         beam_search(model, trie, [np.array([], dtype=np.int64)], 1, width=1)
+    deep = CompiledTrie.from_sequences([(2, 3, END), (3, 4, END)])
+    context = model_of("gpt2").config.max_position_embeddings
+    for length in (context, context + 1):
+        with pytest.raises(
+            TrieError, match=f"take {context + 1:,} tokens; the model reads at most {context:,}"
+        ):
+            beam_search(model_of("gpt2"), deep, [np.full(length, 5)], 1, width=1)
+    with pytest.raises(TrieError, match=r"Call model.eval\(\)"):
+        beam_search(FAMILIES["llama"]().train(), trie, prompt, 1, width=1)
 
 
 def test_a_model_that_cannot_read_a_tree_of_tokens_is_refused():
@@ -165,7 +174,7 @@ def test_a_model_that_cannot_read_a_tree_of_tokens_is_refused():
     )  # fmt: skip
     with pytest.raises(TrieError, match="Expected full attention in every layer"):
         beam_search(MistralForCausalLM(config).eval(), trie, [np.arange(9)], 1, width=1)
-    model = FAMILIES["llama"]()
+    model = FAMILIES["llama"]().eval()
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(TrieError, match=r"set_attn_implementation\('sdpa'\)"):
         beam_search(model, trie, [np.array([1])], 1, width=1)

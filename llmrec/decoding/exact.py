@@ -180,7 +180,7 @@ def _store(
     edges = trie.edges(nodes)
     for user, rows in enumerate(logits.view(len(logp), len(nodes), -1)):
         found = child_log_probs(rows, edges.tokens, edges.offsets, normalisation)
-        logp[user, edges.nodes - 1] = found.double().cpu().numpy()
+        logp[user, edges.nodes - 1] = found.cpu().double().numpy()
 
 
 def _of_items(logp: NDArray[np.float64], trie: CompiledTrie) -> NDArray[np.float64]:

@@ -50,14 +50,20 @@ class PackedPrompts:
     Raises
     ------
     TrieError
-        A prompt is empty, or the model cannot attend to a tree of tokens.
+        A prompt is empty or longer than the model's context, the model is in training mode, or it cannot attend to a
+        tree of tokens.
     """
 
     def __init__(self, model: Any, prompts: Sequence[NDArray[np.integer]]) -> None:
         if not len(prompts) or min(map(len, prompts)) == 0:
             raise TrieError("Got an empty prompt or none. Expected at least one token in each.")
         _check_attention(model)
+        if model.training:
+            raise TrieError(
+                "The model is in training mode, where dropout makes scores random. Call model.eval()."
+            )
         self.model = model
+        self.context = getattr(model.config, "max_position_embeddings", None)
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.width = max(len(p) for p in prompts)  # P
@@ -68,6 +74,7 @@ class PackedPrompts:
             ids[row, self.width - len(prompt) :] = prompt
             self.is_prompt[row, self.width - len(prompt) :] = True
         position = np.maximum(self.is_prompt.cumsum(axis=1) - 1, 0)
+        self._check_length(position)
         output = model(
             input_ids=self._tensor(ids),
             # Without padding no mask is needed, and the fast causal kernel can be used.
@@ -133,6 +140,7 @@ class PackedPrompts:
             slot[climbing] = self.parent[users[climbing], at]
             climbing = climbing[slot[climbing] > 0]
         self.position[users, slots] = prompt_end[users] + depth
+        self._check_length(self.position)
 
         bias = torch.zeros(sees.shape, dtype=self.dtype)
         bias.masked_fill_(torch.from_numpy(~sees), torch.finfo(self.dtype).min)
@@ -153,6 +161,13 @@ class PackedPrompts:
         if self.n_slots > 1:
             self.cache.crop(-(self.n_slots - 1))
         self.parent, self.position = self.parent[:, :1], self.position[:, :1]
+
+    def _check_length(self, position: NDArray[np.int64]) -> None:
+        if self.context is not None and position.max() >= self.context:
+            raise TrieError(
+                f"A prompt and what follows it take {position.max() + 1:,} tokens; the model reads at most "
+                f"{self.context:,}. Expected both to fit: shorten the prompt. Nothing was cut off."
+            )
 
     def _tensor(self, values: NDArray[np.integer]) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values, dtype=np.int64), device=self.device)
