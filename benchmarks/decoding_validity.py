@@ -20,8 +20,7 @@ import numpy as np
 from common import save
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from decoding_cases import END, FAMILIES, VOCAB, model_of
-from test_hf import generate
+from decoding_cases import END, FAMILIES, VOCAB, generate, model_of
 
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items

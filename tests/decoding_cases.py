@@ -10,11 +10,14 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LogitsProcessorList,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
 
-END, VOCAB = 1, 30
+from llmrec.decoding.hf import TrieLogitsProcessor
+
+PAD, END, VOCAB = 0, 1, 30
 SIZE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 IDS = {"bos_token_id": None, "eos_token_id": None}
 FAMILIES = {  # untied heads and tied ones, grouped and plain attention, rotary and absolute positions
@@ -71,3 +74,42 @@ def problems(draw, unique=True):
 def best(scores, excluded, k):
     """The k best scores that are not excluded."""
     return np.sort(np.delete(scores, excluded))[::-1][:k]
+
+
+def padded(prompts):
+    """Left-padded ids and mask, as a tokenizer with padding_side="left" makes them."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), PAD)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def generate(model, trie, prompts, width, k, exclude=None, normalisation="vocab"):
+    """Items and scores of beam search by transformers; -1 for rows without an item."""
+    inputs = padded(prompts)
+    length = inputs["input_ids"].shape[1]
+    found = model.generate(
+        **inputs,
+        logits_processor=LogitsProcessorList(
+            [TrieLogitsProcessor(trie, length, END, exclude=exclude, normalisation=normalisation)]
+        ),
+        num_beams=width,
+        num_return_sequences=k,
+        length_penalty=0.0,
+        early_stopping="never",
+        do_sample=False,
+        max_new_tokens=trie.depth,
+        eos_token_id=END,
+        pad_token_id=PAD,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    scores = found.sequences_scores.view(len(prompts), k).double().numpy()
+    items = np.full(scores.shape, -1)
+    for n, row in enumerate(found.sequences[:, length:].tolist()):
+        if scores.flat[n] > -1e8:
+            items.flat[n] = trie.items(trie.walk(row[: row.index(END) + 1]))[0]
+    return items, scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from decoding_cases import END, FAMILIES, best, brute_force, model_of, problems
+from decoding_cases import END, FAMILIES, PAD, best, brute_force, generate, model_of, padded, problems
 from hypothesis import HealthCheck, given, settings
 from transformers import LogitsProcessorList, PrefixConstrainedLogitsProcessor
 
@@ -15,46 +15,6 @@ from llmrec.decoding.trie import CompiledTrie
 from llmrec.errors import TrieError
 
 HARD = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-PAD = 0
-
-
-def padded(prompts):
-    """Left-padded ids and mask, as a tokenizer with padding_side="left" makes them."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), PAD)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def generate(model, trie, prompts, width, k, exclude=None, normalisation="vocab"):
-    """Items and scores of beam search by transformers; -1 for rows without an item."""
-    inputs = padded(prompts)
-    length = inputs["input_ids"].shape[1]
-    found = model.generate(
-        **inputs,
-        logits_processor=LogitsProcessorList(
-            [TrieLogitsProcessor(trie, length, END, exclude=exclude, normalisation=normalisation)]
-        ),
-        num_beams=width,
-        num_return_sequences=k,
-        length_penalty=0.0,
-        early_stopping="never",
-        do_sample=False,
-        max_new_tokens=trie.depth,
-        eos_token_id=END,
-        pad_token_id=PAD,
-        output_scores=True,
-        return_dict_in_generate=True,
-    )
-    scores = found.sequences_scores.view(len(prompts), k).double().numpy()
-    items = np.full(scores.shape, -1)
-    for n, row in enumerate(found.sequences[:, length:].tolist()):
-        if scores.flat[n] > -1e8:
-            items.flat[n] = trie.items(trie.walk(row[: row.index(END) + 1]))[0]
-    return items, scores
 
 
 @pytest.mark.parametrize("normalisation", ["vocab", "catalogue"])

@@ -15,22 +15,22 @@ Shapes: B users, W prefixes per user, n hypotheses, c children, K items wanted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llmrec.decoding.hypotheses import NOT_FED, Fed, Hypotheses
 from llmrec.decoding.packed import PackedPrompts, place_within
-from llmrec.decoding.scores import check_normalisation, child_log_probs
+from llmrec.decoding.scores import check_normalisation
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.decoding.view import TrieView, is_in
 from llmrec.errors import TrieError
 
 __all__ = ["BeamResult", "beam_search", "views_of"]
 
-_NOT_FED = -1
 _ROW_BEFORE = -2
 # Tokens up to which a forward pass costs little more than one over a single token, so that tokens of prefixes that may
 # be cut off later are as good as free. SmolLM2-135M on two cores: 100 ms and 2 ms per token.
@@ -48,29 +48,6 @@ class BeamResult:
     certified: NDArray[np.bool_]  # [B] whether this is provably the model's exact top K
     beam_tokens: int  # tokens that went through the model after the prompts, filler included
     forward_passes: int  # after the prompts
-
-
-@dataclass
-class _Hypotheses:
-    """Prefixes and whole identifiers of all users, flat [n]."""
-
-    user: NDArray[np.int64]
-    score: NDArray[np.float64]
-    node: NDArray[np.int64]  # trie node reached
-    done: NDArray[np.bool_]  # node is a leaf
-    fed: NDArray[
-        np.int64
-    ]  # row of _Fed that holds node, _NOT_FED if its token did not go through the model yet
-    parent: NDArray[np.int64]  # row of _Fed that holds the node before it
-
-    def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> _Hypotheses:
-        return _Hypotheses(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    @staticmethod
-    def concatenate(parts: Sequence[_Hypotheses]) -> _Hypotheses:
-        return _Hypotheses(
-            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(_Hypotheses))
-        )
 
 
 @torch.inference_mode()
@@ -166,18 +143,18 @@ class _Search:
         self.n_users, self.forward_passes = len(views), 0
         self.room = _ROOM.get(packed.device.type, _ROOM["cuda"])
         self.hidden = np.concatenate([v.hidden + u * self.trie.n_nodes for u, v in enumerate(views)])
-        self.fed = _Fed(self.trie, normalisation)
-        self.live = _Hypotheses(
+        self.fed = Fed(self.trie, normalisation)
+        self.live = Hypotheses(
             user=np.arange(self.n_users),
             score=np.zeros(self.n_users),
             node=np.zeros(self.n_users, np.int64),
             done=np.zeros(self.n_users, bool),
             fed=np.arange(self.n_users),
-            parent=np.full(self.n_users, _NOT_FED),
+            parent=np.full(self.n_users, NOT_FED),
         )
         # Every user starts at the root; the prompt's last position predicts the first token.
         self.fed.add(self.live.node, np.zeros(self.n_users, np.int64), packed.first_logits)
-        self.cut: list[_Hypotheses] = []
+        self.cut: list[Hypotheses] = []
 
     def run(self, until_certified: bool) -> None:
         """Search until every prefix that is kept has ended or cannot enter the top k any more."""
@@ -189,18 +166,18 @@ class _Search:
                 return
             # Take up again what was cut off and could still beat the k-th item. Fewer than k finished items score above
             # the best of it, so at least that one is kept this time: the search comes to an end.
-            cut = _Hypotheses.concatenate(self.cut) if self.cut else self.live.take(np.empty(0, np.int64))
+            cut = Hypotheses.concatenate(self.cut) if self.cut else self.live.take(np.empty(0, np.int64))
             open_ = cut.score > self._kth()[cut.user]
             if not open_.any():
                 return
             self.cut = [cut.take(~open_)]
             self.width *= 2
-            self._select(_Hypotheses.concatenate([self.live, cut.take(open_)]))
+            self._select(Hypotheses.concatenate([self.live, cut.take(open_)]))
 
     def _feed(self) -> None:
         """Put the last token of each prefix through the model, and all that must follow it."""
         trie, live = self.trie, self.live
-        need = np.flatnonzero(~live.done & (live.fed == _NOT_FED))
+        need = np.flatnonzero(~live.done & (live.fed == NOT_FED))
         if not len(need):
             return
         # A chain is a prefix's last node and those that can only follow; the leaf at its end is not fed.
@@ -234,7 +211,7 @@ class _Search:
     def _worth_feeding(self, chain: NDArray[np.int64], sure: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Say which chains to feed beyond their first token: the best prefixes' ones while there is room."""
         extra = np.where(sure, 0, np.bincount(chain) - 1)
-        going = ~self.live.done & (self.live.fed == _NOT_FED)
+        going = ~self.live.done & (self.live.fed == NOT_FED)
         by_rank = np.argsort(place_within(self.live.user[going]), kind="stable")
         worth = np.empty(len(sure), dtype=bool)
         worth[by_rank] = np.count_nonzero(~sure) + np.cumsum(extra[by_rank]) <= self.room
@@ -251,7 +228,7 @@ class _Search:
             self.forward_passes += 1
             first = self.fed.add(node, slots, logits)
         else:
-            first = self.fed.add(node, np.full(len(node), _NOT_FED), None)
+            first = self.fed.add(node, np.full(len(node), NOT_FED), None)
         # The next node of a chain is the next row.
         self.fed.has_next[first : first + len(node) - 1] = inner[1:]
         return first + np.flatnonzero(~inner)
@@ -264,12 +241,12 @@ class _Search:
         allowed = ~is_in(self.hidden, user * self.trie.n_nodes + nodes)
         row, nodes, user, logp = row[allowed], nodes[allowed], user[allowed], logp[allowed]
         parent = open_.fed[row]
-        grown = _Hypotheses(
+        grown = Hypotheses(
             user=user,
             score=open_.score[row] + logp,
             node=nodes,
             done=self.trie.is_leaf(nodes),
-            fed=np.where(self.fed.has_next[parent], parent + 1, _NOT_FED),
+            fed=np.where(self.fed.has_next[parent], parent + 1, NOT_FED),
             parent=parent,
         )
         if self.trie.shares_leaves:
@@ -281,9 +258,9 @@ class _Search:
             kept = rank < np.where(grown.done, self.width, 2 * self.width)
             self.cut.append(grown.take(~kept))
             grown = grown.take(kept)
-        self._select(_Hypotheses.concatenate([self.live.take(self.live.done), grown]))
+        self._select(Hypotheses.concatenate([self.live.take(self.live.done), grown]))
 
-    def _select(self, pool: _Hypotheses) -> None:
+    def _select(self, pool: Hypotheses) -> None:
         """Keep the k best finished items and the ``width`` best prefixes of each user that can still beat them."""
         # The node decides between equal scores, so that the order never depends on how the search got there.
         pool = pool.take(np.lexsort((pool.node, -pool.score, pool.user)))
@@ -294,7 +271,7 @@ class _Search:
         going = going.take(going.score >= self._kth()[going.user])
         kept = place_within(going.user) < self.width
         self.cut.append(going.take(~kept))
-        self.live = _Hypotheses.concatenate([done, going.take(kept)])
+        self.live = Hypotheses.concatenate([done, going.take(kept)])
 
     def _kth(self) -> NDArray[np.float64]:
         """Return the score of the k-th finished item of each user, -inf where there are fewer [B]."""
@@ -327,46 +304,3 @@ class _Search:
         return BeamResult(
             items, scores, scores[:, -1] >= best_cut, self.packed.fed_tokens, self.forward_passes
         )
-
-
-class _Fed:
-    """Prefixes whose last token went through the model, with the log-probabilities of what may follow."""
-
-    def __init__(self, trie: CompiledTrie, normalisation: str) -> None:
-        self.trie, self.normalisation = trie, normalisation
-        self.slot = np.empty(0, np.int64)
-        self.has_next = np.empty(0, bool)  # whether the next row holds this one's only child
-        self.start = np.zeros(1, np.int64)  # children of row i are start[i]:start[i + 1]
-        self.logp = np.empty(0)
-        self.nodes = np.empty(0, np.int64)
-
-    def add(self, nodes: NDArray[np.int64], slots: NDArray[np.int64], logits: torch.Tensor | None) -> int:
-        """Append rows and return the number of the first; without logits each node has a single, certain child."""
-        first = len(self.slot)
-        edges = self.trie.edges(nodes)
-        if logits is None:
-            logp = np.zeros(len(edges.nodes))
-        else:
-            logp = (
-                child_log_probs(logits, edges.tokens, edges.offsets, self.normalisation)
-                .double()
-                .cpu()
-                .numpy()
-            )
-        self.slot = np.concatenate([self.slot, slots])
-        self.has_next = np.concatenate([self.has_next, np.zeros(len(slots), bool)])
-        self.start = np.concatenate([self.start, self.start[-1] + edges.offsets[1:]])
-        self.logp = np.concatenate([self.logp, logp])
-        self.nodes = np.concatenate([self.nodes, edges.nodes])
-        return first
-
-    def children(
-        self, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Return for each child of the given rows: which of them it follows, its node, its log-probability [c]."""
-        counts = self.start[rows + 1] - self.start[rows]
-        which = np.repeat(np.arange(len(rows)), counts)
-        place = (
-            np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts) + self.start[rows][which]
-        )
-        return which, self.nodes[place], self.logp[place]
