@@ -4,12 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llmrec.data.histories import History
+from llmrec.decoding.beam import beam_search
+from llmrec.decoding.trie import CompiledTrie
 from llmrec.errors import PromptError
 from llmrec.identifiers.title import title_identifiers
 from llmrec.prompts.template import PromptTemplate, load_template, render, template_names
@@ -169,3 +173,30 @@ def test_target_time_is_needed_only_by_a_template_that_states_it(verbalizer):
     with pytest.raises(PromptError, match="states the target's time"):
         verbalizer(WORDY).prompt(history(3))
     verbalizer(load_template("films")).prompt(history(3))
+
+
+def test_a_tokenizer_with_a_bos_token_starts_prompts_with_it_and_nothing_else(tiny_lm, catalog):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", bos)]
+    )
+    assert tokenizer("Alien")["input_ids"][0] == bos
+    ids = title_identifiers(catalog, tokenizer).token_ids
+    assert not any(bos in i for i in ids)
+    template = load_template("films")
+    prompt = Verbalizer(template, tokenizer, catalog, ids).prompt(history(5)).tolist()
+    plain = (
+        Verbalizer(template, AutoTokenizer.from_pretrained(tiny_lm), catalog, ids).prompt(history(5)).tolist()
+    )
+    assert prompt == [bos, *plain]
+    # What the model reads in decoding is this prompt and an identifier, so nothing comes between them.
+    model = LlamaForCausalLM.from_pretrained(tiny_lm).eval()
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    found = beam_search(model, CompiledTrie.from_sequences(ids), [np.array(prompt)], 1, width=16)
+    best = ids[found.items[0, 0]]
+    with torch.no_grad():
+        logp = model(torch.tensor([[*prompt, *best]])).logits[0].log_softmax(-1)
+    rows = torch.arange(len(prompt) - 1, len(prompt) - 1 + len(best))
+    assert found.scores[0, 0] == pytest.approx(float(logp[rows, list(best)].sum()), abs=1e-4)
