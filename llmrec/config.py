@@ -158,9 +158,10 @@ class Decoding(_Section):
     beam_width: int = Field(default=20, ge=1)
     """Prefixes kept; at least evaluation.k. Wider finds more probable items and costs more."""
     until_certified: bool = False
-    """Widen the beam until the list is provably the model's exact best; can cost much more under vocab."""
-    normalisation: Literal["vocab", "catalogue"] = "vocab"
-    """Log-probabilities over the vocabulary, or over the tokens that the catalogue allows."""
+    """Widen the beam until the list is provably the model's exact best; cheap under catalogue, dear under vocab."""
+    normalisation: Literal["catalogue", "vocab"] = "catalogue"
+    """Log-probabilities over the tokens that the catalogue allows, or over the whole vocabulary, as transformers does.
+    Over the catalogue, tokens without an alternative cost nothing and the beam is far more often exact."""
     batch_size: int = Field(default=8, ge=1)
     """Users decoded together. Memory grows with it."""
 
