@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.decoding.compile import PAD, as_table, compile_table
+from llmrec.decoding.walking import Walkable
 from llmrec.errors import TrieError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Edges:
 
 
 @dataclass(frozen=True, eq=False)
-class CompiledTrie:
+class CompiledTrie(Walkable):
     """A prefix tree over token sequences, as compressed sparse rows.
 
     Build it with :meth:`from_sequences`, or :meth:`load` one that was saved.
@@ -162,22 +163,6 @@ class CompiledTrie:
         starts, stops = self._edge_range(nodes)
         return stops - starts
 
-    def advance(self, nodes: NDArray[np.integer], tokens: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Follow one token from each node [n] and return the nodes reached [n].
-
-        Raises
-        ------
-        TrieError
-            A token is not allowed after its node; the message names both and what is allowed.
-        """
-        reached = self.try_advance(nodes, tokens)
-        if reached.size and reached.min() < 0:
-            bad = int(np.argmin(reached))
-            raise TrieError(
-                not_allowed(int(tokens[bad]), int(nodes[bad]), self.children(nodes[bad : bad + 1])[0])
-            )
-        return reached
-
     def try_advance(self, nodes: NDArray[np.integer], tokens: NDArray[np.integer]) -> NDArray[np.int64]:
         """Follow one token from each node [n]; -1 where it is not allowed."""
         tokens = np.asarray(tokens)
@@ -209,13 +194,6 @@ class CompiledTrie:
         low += 1
         low[~known] = -1
         return low
-
-    def walk(self, prefix: Sequence[int]) -> int:
-        """Follow a sequence of tokens from the root and return the node reached."""
-        node = np.zeros(1, dtype=np.int64)
-        for token in prefix:
-            node = self.advance(node, np.asarray([token]))
-        return int(node[0])
 
     def is_leaf(self, nodes: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Say which nodes end an identifier [n]."""
@@ -321,12 +299,3 @@ class CompiledTrie:
         np.cumsum(counts, out=offsets[1:])
         place = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
         return self.order[place], offsets
-
-
-def not_allowed(token: int, node: int, allowed: NDArray[np.int32]) -> str:
-    if not len(allowed):
-        return f"Token {token} is not allowed at node {node}, where an identifier has ended. Expected no further token."
-    return (
-        f"Token {token} is not allowed at node {node}; expected one of {allowed[:10].tolist()}"
-        f"{' ...' if len(allowed) > 10 else ''} ({len(allowed)} tokens)."
-    )

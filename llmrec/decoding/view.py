@@ -5,20 +5,20 @@ Shapes: n queried nodes, c children, H hidden nodes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.decoding.trie import CompiledTrie, Edges, not_allowed
+from llmrec.decoding.trie import CompiledTrie, Edges
+from llmrec.decoding.walking import Walkable
 from llmrec.errors import TrieError
 
 __all__ = ["TrieView", "is_in"]
 
 
 @dataclass(frozen=True, eq=False)
-class TrieView:
+class TrieView(Walkable):
     """What is left of a trie when some items are hidden; made by :meth:`CompiledTrie.exclude`.
 
     The trie itself is shared, and the view costs memory for the hidden nodes alone. A walk can neither end at a hidden
@@ -74,26 +74,10 @@ class TrieView:
         edges = self.edges(nodes)
         return edges.tokens, edges.offsets
 
-    def advance(self, nodes: NDArray[np.integer], tokens: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Follow one token from each node [n]; a token that leads to excluded items only raises ``TrieError``."""
-        reached = self.try_advance(nodes, tokens)
-        if reached.size and reached.min() < 0:
-            bad = int(np.argmin(reached))
-            allowed = self.children(np.asarray(nodes)[bad : bad + 1])[0]
-            raise TrieError(not_allowed(int(tokens[bad]), int(nodes[bad]), allowed))
-        return reached
-
     def try_advance(self, nodes: NDArray[np.integer], tokens: NDArray[np.integer]) -> NDArray[np.int64]:
         """Follow one token from each node [n]; -1 where it is not allowed."""
         reached = self.trie.try_advance(nodes, tokens)
         return np.where(is_in(self.hidden, reached), -1, reached)
-
-    def walk(self, prefix: Sequence[int]) -> int:
-        """Follow a sequence of tokens from the root and return the node reached."""
-        node = np.zeros(1, dtype=np.int64)
-        for token in prefix:
-            node = self.advance(node, np.asarray([token]))
-        return int(node[0])
 
     def is_leaf(self, nodes: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Say which nodes end an identifier [n]."""
