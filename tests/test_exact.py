@@ -61,6 +61,8 @@ def test_top_items_leaves_out_what_is_excluded_and_pads():
     items, best = top_items(scores, [np.array([3])], 4)
     assert items.tolist() == [[0, 2, 1, -1]]
     assert best.tolist() == [[-1, -1, -3, -np.inf]]
+    with pytest.raises(TrieError, match="Every item of the catalogue is excluded for the user at position 0"):
+        top_items(scores, [np.arange(4)], 2)
     assert top_items(scores, None, 6)[0].tolist() == [[0, 2, 3, 1, -1, -1]]
 
 

@@ -145,6 +145,8 @@ def test_misuse_is_refused():
         TrieLogitsProcessor(trie, 1, END, exclude=[np.array([0])] * 3)(torch.tensor([[9], [9]]), scores)
     with pytest.raises(TrieError, match="Every item of the catalogue is excluded"):
         TrieLogitsProcessor(trie, 1, END, exclude=[np.array([0, 1])])
+    with pytest.raises(TrieError, match="exclusions for no user"):
+        TrieLogitsProcessor(trie, 1, END, exclude=[])
     with pytest.raises(TrieError, match="Unknown normalisation"):
         TrieLogitsProcessor(trie, 1, END, normalisation="catalog")
     use = {"custom_generate": generate_in_trie, "trie": trie, "num_beams": 2, "pad_token_id": PAD}

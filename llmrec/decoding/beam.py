@@ -26,7 +26,7 @@ from llmrec.decoding.hypotheses import NOT_FED, Fed, Hypotheses
 from llmrec.decoding.packed import PackedPrompts, place_within
 from llmrec.decoding.scores import check_normalisation
 from llmrec.decoding.trie import CompiledTrie
-from llmrec.decoding.view import TrieView, is_in
+from llmrec.decoding.view import TrieView, is_in, nothing_left
 from llmrec.errors import TrieError
 
 __all__ = ["BeamResult", "beam_search", "views_of"]
@@ -122,10 +122,7 @@ def views_of(
                 f"The view of the user at position {row} is of another trie. Expected one of this trie."
             )
         if not view.n_items:
-            raise TrieError(
-                f"Every item of the catalogue is excluded for the user at position {row}, so there is nothing to "
-                "recommend. Expected at least one item that the user has not seen."
-            )
+            raise nothing_left(row)
     return views
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from llmrec.decoding.packed import PackedPrompts
 from llmrec.decoding.scores import check_normalisation, child_log_probs
 from llmrec.decoding.trie import CompiledTrie
+from llmrec.decoding.view import nothing_left
 from llmrec.errors import TrieError
 
 __all__ = ["ExactResult", "score_catalogue", "top_items"]
@@ -99,11 +100,20 @@ def score_catalogue(
 def top_items(
     scores: NDArray[np.float64], exclude: Sequence[NDArray[np.integer]] | None, k: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Return the ``k`` best items per user and their scores [B, k]; equal scores by number, -1 and -inf for nothing."""
+    """Return the ``k`` best items per user and their scores [B, k]; equal scores by number, -1 and -inf for nothing.
+
+    Raises
+    ------
+    TrieError
+        Every item is excluded for a user.
+    """
     n_users, n_items = scores.shape
     scores = scores.copy()
     for row, hidden in enumerate(exclude or ()):
         scores[row, hidden] = -np.inf
+    nothing = np.flatnonzero(np.isneginf(scores).all(axis=1))
+    if len(nothing):
+        raise nothing_left(int(nothing[0]))
     items = np.full((n_users, k), -1, dtype=np.int32)
     best = np.full((n_users, k), -np.inf)
     width = min(k, n_items)

@@ -68,6 +68,10 @@ class TrieLogitsProcessor(LogitsProcessor):
         self.trie, self.prompt_length, self.eos_token_id = trie, prompt_length, eos_token_id
         self.normalisation = normalisation
         views = [] if exclude is None else views_of(trie, exclude, len(exclude))
+        if exclude is not None and not views:
+            raise TrieError(
+                "Got exclusions for no user. Expected one entry per user of the batch, or exclude=None."
+            )
         self._n_users = len(views)
         self._hidden = np.concatenate(
             [np.empty(0, np.int64), *(v.hidden + u * trie.n_nodes for u, v in enumerate(views))]

@@ -14,7 +14,7 @@ from llmrec.decoding.trie import CompiledTrie, Edges
 from llmrec.decoding.walking import Walkable
 from llmrec.errors import TrieError
 
-__all__ = ["TrieView", "is_in"]
+__all__ = ["TrieView", "is_in", "nothing_left"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +87,14 @@ class TrieView(Walkable):
         """Return the items at or below a node that are left."""
         items = self.trie.items(node)
         return items[~is_in(self.excluded, items)]
+
+
+def nothing_left(user: int) -> TrieError:
+    """Return the error for a user for whom every item is excluded."""
+    return TrieError(
+        f"Every item of the catalogue is excluded for the user at position {user}, so there is nothing to recommend. "
+        "Expected at least one item that the user has not seen."
+    )
 
 
 def is_in(sorted_values: NDArray[np.integer], values: NDArray[np.integer]) -> NDArray[np.bool_]:
