@@ -26,7 +26,7 @@ from llmrec.decoding.hypotheses import NOT_FED, Fed, Hypotheses
 from llmrec.decoding.packed import PackedPrompts, place_within
 from llmrec.decoding.scores import check_normalisation
 from llmrec.decoding.trie import CompiledTrie
-from llmrec.decoding.view import TrieView, is_in, nothing_left
+from llmrec.decoding.view import TrieView, hidden_keys, is_in, nothing_left
 from llmrec.errors import TrieError
 
 __all__ = ["BeamResult", "beam_search", "views_of"]
@@ -95,8 +95,7 @@ def beam_search(
         raise TrieError(f"The beam is {width} wide but {k} items are wanted. Expected 1 <= k <= beam_width.")
     check_normalisation(normalisation)
     views = views_of(trie, exclude, len(prompts))
-    search = _Search(PackedPrompts(model, prompts), views, k, width, normalisation)
-    search.prune_like_transformers = prune_like_transformers
+    search = _Search(PackedPrompts(model, prompts), views, k, width, normalisation, prune_like_transformers)
     search.run(until_certified)
     return search.result()
 
@@ -134,12 +133,13 @@ class _Search:
         k: int,
         width: int,
         normalisation: str,
+        prune_like_transformers: bool,
     ) -> None:
         self.packed, self.views, self.trie = packed, views, views[0].trie
-        self.k, self.width, self.prune_like_transformers = k, width, False
+        self.k, self.width, self.prune_like_transformers = k, width, prune_like_transformers
         self.n_users, self.forward_passes = len(views), 0
         self.room = _ROOM.get(packed.device.type, _ROOM["cuda"])
-        self.hidden = np.concatenate([v.hidden + u * self.trie.n_nodes for u, v in enumerate(views)])
+        self.hidden = hidden_keys(views)
         self.fed = Fed(self.trie, normalisation)
         self.live = Hypotheses(
             user=np.arange(self.n_users),
@@ -163,7 +163,7 @@ class _Search:
                 return
             # Take up again what was cut off and could still beat the k-th item. Fewer than k finished items score above
             # the best of it, so at least that one is kept this time: the search comes to an end.
-            cut = Hypotheses.concatenate(self.cut) if self.cut else self.live.take(np.empty(0, np.int64))
+            cut = Hypotheses.concatenate(self.cut)
             open_ = cut.score > self._kth()[cut.user]
             if not open_.any():
                 return
@@ -199,17 +199,18 @@ class _Search:
         if self.fed.normalisation == "catalogue":
             last = np.append(chain[1:] != chain[:-1], True)
             sure[chain[last]] = trie.n_children(node[last]) == 1
-        keep = sure[chain] | (parent != _ROW_BEFORE) | self._worth_feeding(chain, sure)[chain]
+        keep = sure[chain] | (parent != _ROW_BEFORE) | self._worth_feeding(need, chain, sure)[chain]
         for rows, forward in ((keep & ~sure[chain], True), (keep & sure[chain], False)):
             if rows.any():
                 heads = self._add(node[rows], user[rows], parent[rows], forward)
                 live.fed[need[~sure if forward else sure]] = heads
 
-    def _worth_feeding(self, chain: NDArray[np.int64], sure: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _worth_feeding(
+        self, need: NDArray[np.int64], chain: NDArray[np.int64], sure: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
         """Say which chains to feed beyond their first token: the best prefixes' ones while there is room."""
         extra = np.where(sure, 0, np.bincount(chain) - 1)
-        going = ~self.live.done & (self.live.fed == NOT_FED)
-        by_rank = np.argsort(place_within(self.live.user[going]), kind="stable")
+        by_rank = np.argsort(place_within(self.live.user[need]), kind="stable")
         worth = np.empty(len(sure), dtype=bool)
         worth[by_rank] = np.count_nonzero(~sure) + np.cumsum(extra[by_rank]) <= self.room
         return worth

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmrec.decoding.packed import PackedPrompts
-from llmrec.decoding.scores import check_normalisation, child_log_probs
+from llmrec.decoding.scores import as_float64, check_normalisation, child_log_probs
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.decoding.view import nothing_left
 from llmrec.errors import TrieError
@@ -189,8 +189,9 @@ def _store(
     """Fill in the edges that leave ``nodes``; logits are those of each node for each user, user by user."""
     edges = trie.edges(nodes)
     for user, rows in enumerate(logits.view(len(logp), len(nodes), -1)):
-        found = child_log_probs(rows, edges.tokens, edges.offsets, normalisation)
-        logp[user, edges.nodes - 1] = found.cpu().double().numpy()
+        logp[user, edges.nodes - 1] = as_float64(
+            child_log_probs(rows, edges.tokens, edges.offsets, normalisation)
+        )
 
 
 def _of_items(logp: NDArray[np.float64], trie: CompiledTrie) -> NDArray[np.float64]:

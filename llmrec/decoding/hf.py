@@ -19,7 +19,7 @@ from llmrec.decoding.beam import beam_search, views_of
 from llmrec.decoding.compile import PAD
 from llmrec.decoding.scores import check_normalisation, child_log_probs
 from llmrec.decoding.trie import CompiledTrie
-from llmrec.decoding.view import TrieView, is_in
+from llmrec.decoding.view import TrieView, hidden_keys, is_in
 from llmrec.errors import TrieError
 
 __all__ = ["TrieLogitsProcessor", "generate_in_trie"]
@@ -73,9 +73,7 @@ class TrieLogitsProcessor(LogitsProcessor):
                 "Got exclusions for no user. Expected one entry per user of the batch, or exclude=None."
             )
         self._n_users = len(views)
-        self._hidden = np.concatenate(
-            [np.empty(0, np.int64), *(v.hidden + u * trie.n_nodes for u, v in enumerate(views))]
-        )
+        self._hidden = hidden_keys(views)
         self._buffer: torch.Tensor | None = None
         self._written = torch.empty(0, dtype=torch.long)
         self._version = 0
@@ -126,7 +124,7 @@ class TrieLogitsProcessor(LogitsProcessor):
         result = self._empty_like(scores)
         result.view(-1).index_copy_(0, flat, values)
         self._written, self._version = flat, result._version
-        return result  # type: ignore[return-value]
+        return cast("torch.FloatTensor", result)
 
     def _walk(self, generated: NDArray[np.int64], user: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the node that each row has reached; -1 where it left the trie or has ended [R]."""

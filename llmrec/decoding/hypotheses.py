@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmrec.decoding.scores import child_log_probs
-from llmrec.decoding.trie import CompiledTrie
+from llmrec.decoding.scores import as_float64, child_log_probs
+from llmrec.decoding.trie import CompiledTrie, flat_ranges
 
 __all__ = ["NOT_FED", "Fed", "Hypotheses"]
 
@@ -28,9 +28,7 @@ class Hypotheses:
     score: NDArray[np.float64]
     node: NDArray[np.int64]  # trie node reached
     done: NDArray[np.bool_]  # node is a leaf
-    fed: NDArray[
-        np.int64
-    ]  # row of Fed that holds node, NOT_FED if its token did not go through the model yet
+    fed: NDArray[np.int64]  # row of Fed that holds node; NOT_FED before its token went through the model
     parent: NDArray[np.int64]  # row of Fed that holds the node before it
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> Hypotheses:
@@ -61,12 +59,7 @@ class Fed:
         if logits is None:
             logp = np.zeros(len(edges.nodes))
         else:
-            logp = (
-                child_log_probs(logits, edges.tokens, edges.offsets, self.normalisation)
-                .double()
-                .cpu()
-                .numpy()
-            )
+            logp = as_float64(child_log_probs(logits, edges.tokens, edges.offsets, self.normalisation))
         self.slot = np.concatenate([self.slot, slots])
         self.has_next = np.concatenate([self.has_next, np.zeros(len(slots), bool)])
         self.start = np.concatenate([self.start, self.start[-1] + edges.offsets[1:]])
@@ -78,9 +71,6 @@ class Fed:
         self, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """Return for each child of the given rows: which of them it follows, its node, its log-probability [c]."""
-        counts = self.start[rows + 1] - self.start[rows]
-        which = np.repeat(np.arange(len(rows)), counts)
-        place = (
-            np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts) + self.start[rows][which]
-        )
+        place, offsets = flat_ranges(self.start[rows], self.start[rows + 1] - self.start[rows])
+        which = np.repeat(np.arange(len(rows)), np.diff(offsets))
         return which, self.nodes[place], self.logp[place]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llmrec.errors import TrieError, nearest
 
-__all__ = ["NORMALISATIONS", "check_normalisation", "child_log_probs"]
+__all__ = ["NORMALISATIONS", "as_float64", "check_normalisation", "child_log_probs"]
 
 NORMALISATIONS = {
     "vocab": "log-softmax over the whole vocabulary, then only allowed tokens are kept",
@@ -51,6 +51,12 @@ def child_log_probs(
         total = _logsumexp_by_row(scores, row, len(logits))
     # A sum of probabilities is rounded: without the cap a prefix could score below what is below it.
     return (scores - total[row]).clamp(max=0)
+
+
+def as_float64(values: torch.Tensor) -> NDArray[np.float64]:
+    """Return a tensor as an array; moved first, since not every device knows float64."""
+    array: NDArray[np.float64] = values.cpu().double().numpy()
+    return array
 
 
 def _logsumexp_by_row(scores: torch.Tensor, row: torch.Tensor, n: int) -> torch.Tensor:

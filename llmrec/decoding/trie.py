@@ -25,7 +25,7 @@ from llmrec.errors import TrieError
 if TYPE_CHECKING:
     from llmrec.decoding.view import TrieView
 
-__all__ = ["CompiledTrie", "Edges"]
+__all__ = ["CompiledTrie", "Edges", "flat_ranges"]
 
 _FANOUT = 16  # children compared at once when a token is looked up
 _PROBES = np.arange(1, _FANOUT)
@@ -55,9 +55,7 @@ class CompiledTrie(Walkable):
 
     alphabet: NDArray[np.int32]  # [A] token ids that occur, ascending
     code: NDArray[np.uint16] | NDArray[np.uint32]  # [M - 1] place in alphabet of each edge's token
-    indptr: NDArray[
-        np.int32
-    ]  # [I + 1] edges of node i are indptr[i]:indptr[i + 1]; nodes from I on are leaves
+    indptr: NDArray[np.int32]  # [I + 1] edges of node i are indptr[i]:indptr[i + 1]; from I on, leaves
     leaf: NDArray[np.int32]  # [N] node at which each item's sequence ends
     order: NDArray[np.int32]  # [N] items sorted by leaf
 
@@ -262,12 +260,7 @@ class CompiledTrie(Walkable):
     def _edges(self, nodes: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the numbers of all edges that leave ``nodes``, flat [c], and offsets [n + 1]."""
         starts, stops = self._edge_range(nodes)
-        counts = stops - starts
-        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-        counts.cumsum(out=offsets[1:])
-        edge = (starts - offsets[:-1]).repeat(counts)
-        edge += np.arange(len(edge))
-        return edge, offsets
+        return flat_ranges(starts, stops - starts)
 
     def _tokens(self, edge: NDArray[np.integer]) -> NDArray[np.int32]:
         # "clip" only saves numpy a check: these numbers come from the trie itself.
@@ -295,7 +288,16 @@ class CompiledTrie(Walkable):
         """Return the items that end at nodes ``low[i]`` to ``high[i] - 1``, flat, and offsets."""
         starts = self.leaf.searchsorted(low.astype(np.int32), sorter=self.order)
         counts = self.leaf.searchsorted(high.astype(np.int32), sorter=self.order) - starts
-        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-        np.cumsum(counts, out=offsets[1:])
-        place = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
+        place, offsets = flat_ranges(starts, counts)
         return self.order[place], offsets
+
+
+def flat_ranges(
+    starts: NDArray[np.int64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers ``starts[i], starts[i] + 1, ...`` of all ranges, flat, and their offsets [n + 1]."""
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    counts.cumsum(out=offsets[1:])
+    flat = (starts - offsets[:-1]).repeat(counts)
+    flat += np.arange(len(flat))
+    return flat, offsets

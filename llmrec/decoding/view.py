@@ -5,6 +5,7 @@ Shapes: n queried nodes, c children, H hidden nodes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from llmrec.decoding.trie import CompiledTrie, Edges
 from llmrec.decoding.walking import Walkable
 from llmrec.errors import TrieError
 
-__all__ = ["TrieView", "is_in", "nothing_left"]
+__all__ = ["TrieView", "hidden_keys", "is_in", "nothing_left"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,12 @@ class TrieView(Walkable):
         """Return the items at or below a node that are left."""
         items = self.trie.items(node)
         return items[~is_in(self.excluded, items)]
+
+
+def hidden_keys(views: Sequence[TrieView]) -> NDArray[np.int64]:
+    """Return the keys ``user * M + node`` of all nodes that users must not enter, ascending."""
+    keys = [view.hidden + user * view.trie.n_nodes for user, view in enumerate(views)]
+    return np.concatenate([np.empty(0, np.int64), *keys])
 
 
 def nothing_left(user: int) -> TrieError:
