@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import save, timed
-from transformers import LogitsProcessorList
+from decoding_cases import brute_force, generate
 
 from llmrec.data.datasets import load_dataset
 from llmrec.data.split import leave_one_out
@@ -68,34 +68,6 @@ class Setting:
                 break
         return prompts, seen
 
-    def generate(self, prompt: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return items and scores of transformers' beam search."""
-        ids = torch.as_tensor(prompt)[None]
-        found = self.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            logits_processor=LogitsProcessorList(
-                [TrieLogitsProcessor(self.trie, len(prompt), self.end, exclude=[seen])]
-            ),
-            num_beams=BEAMS,
-            num_return_sequences=BEAMS,
-            length_penalty=0.0,
-            early_stopping="never",
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            repetition_penalty=None,
-            max_new_tokens=self.trie.depth,
-            eos_token_id=self.end,
-            pad_token_id=0,
-            output_scores=True,
-            return_dict_in_generate=True,
-        )
-        rows = found.sequences[:, len(prompt) :].tolist()
-        items = [self.trie.items(self.trie.walk(row[: row.index(self.end) + 1]))[0] for row in rows]
-        return np.array(items), found.sequences_scores.numpy()
-
 
 def speed(setting: Setting) -> dict[str, Any]:
     """Compare with generate."""
@@ -106,7 +78,8 @@ def speed(setting: Setting) -> dict[str, Any]:
         kept: dict[str, Any] = {}
 
         def theirs(p: np.ndarray = prompt, h: np.ndarray = hidden, kept: dict[str, Any] = kept) -> None:
-            kept["generate"] = setting.generate(p, h)
+            items, scores = generate(setting.model, setting.trie, [p], BEAMS, BEAMS, [h], end=setting.end)
+            kept["generate"] = items[0], scores[0]
 
         def search(
             like: bool, p: np.ndarray = prompt, h: np.ndarray = hidden, kept: dict[str, Any] = kept
@@ -248,17 +221,8 @@ def exact(setting: Setting) -> dict[str, Any]:
             f"{np.exp(found.scores).sum():.6f}"
         )
         if normalisation == "vocab":
-            gap = 0.0
-            for item in sample:
-                tokens_of = setting.ids[item]
-                with torch.inference_mode():
-                    logp = (
-                        setting.model(torch.as_tensor([[*prompt.tolist(), *tokens_of]]))
-                        .logits[0]
-                        .log_softmax(-1)
-                    )
-                rows = torch.arange(len(prompt) - 1, len(prompt) - 1 + len(tokens_of))
-                gap = max(gap, abs(float(logp[rows, list(tokens_of)].sum()) - found.scores[0, item]))
+            by_hand = brute_force(setting.model, [setting.ids[i] for i in sample], prompt, normalisation)
+            gap = float(np.abs(by_hand - found.scores[0, sample]).max())
             print(f"  largest difference from one forward pass, {len(sample)} titles: {gap:.1e}")
             results["largest_difference_from_brute_force"] = gap
     return results

@@ -11,16 +11,12 @@ scores of one user of each catalogue are compared with one forward pass per item
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import save
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from decoding_cases import END, FAMILIES, VOCAB, brute_force, generate, model_of
 
 from llmrec.decoding.beam import beam_search

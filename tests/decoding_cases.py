@@ -87,22 +87,27 @@ def padded(prompts):
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def generate(model, trie, prompts, width, k, exclude=None, normalisation="vocab"):
+def generate(model, trie, prompts, width, k, exclude=None, normalisation="vocab", end=END):
     """Items and scores of beam search by transformers; -1 for rows without an item."""
     inputs = padded(prompts)
     length = inputs["input_ids"].shape[1]
     found = model.generate(
         **inputs,
         logits_processor=LogitsProcessorList(
-            [TrieLogitsProcessor(trie, length, END, exclude=exclude, normalisation=normalisation)]
+            [TrieLogitsProcessor(trie, length, end, exclude=exclude, normalisation=normalisation)]
         ),
         num_beams=width,
         num_return_sequences=k,
         length_penalty=0.0,
         early_stopping="never",
+        # A chat model brings settings of its own.
         do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        repetition_penalty=None,
         max_new_tokens=trie.depth,
-        eos_token_id=END,
+        eos_token_id=end,
         pad_token_id=PAD,
         output_scores=True,
         return_dict_in_generate=True,
@@ -111,5 +116,5 @@ def generate(model, trie, prompts, width, k, exclude=None, normalisation="vocab"
     items = np.full(scores.shape, -1)
     for n, row in enumerate(found.sequences[:, length:].tolist()):
         if scores.flat[n] > -1e8:
-            items.flat[n] = trie.items(trie.walk(row[: row.index(END) + 1]))[0]
+            items.flat[n] = trie.items(trie.walk(row[: row.index(end) + 1]))[0]
     return items, scores
