@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -50,10 +51,28 @@ def _stage(name: str, text: str) -> None:
 
 
 _stage("prepare", "Read the data, check it and split it.")
-_stage("finetune", "Fine-tune the language model; needs 'prepare'.")
+_stage("finetune", "Make identifiers and fine-tune the language model; needs 'prepare'.")
 _stage("recommend", "Make every system's lists; needs 'finetune'.")
 _stage("evaluate", "Measure all lists of the run; needs 'recommend'.")
 _stage("compare", "Write the report; needs 'recommend'.")
+
+
+@app.command()
+def export(
+    config: ConfigPath,
+    output: Annotated[Path, typer.Argument(help="Folder to write; must not be there yet.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into the base model.")] = False,
+    set_: Overrides = None,
+) -> None:
+    """Write the fine-tuned model as a whole checkpoint, with tokenizer, identifiers, trie and model card."""
+    from llmrec.pipeline.export import export as write
+
+    if not merge:
+        raise LlmrecError(
+            "Got 'export' without --merge. Expected it: the adapter itself, in PEFT's format, is in OUTPUT/adapter of the "
+            "run already."
+        )
+    write(config, set_ or [], output)
 
 
 @prompt_app.command("show")
@@ -69,7 +88,12 @@ def prompt_show(
 
 
 def main() -> None:
-    """Entry point: a user's mistake prints one paragraph and exits with code 2."""
+    """Entry point."""
+    report_errors(app)
+
+
+def report_errors(command: Callable[[], object]) -> None:
+    """Run a command; a user's mistake prints one paragraph and exits with code 2."""
     # Libraries that announce themselves on every start would bury the lines that matter.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -78,7 +102,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        app()
+        command()
     except LlmrecError as error:
         print(f"llmrec: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

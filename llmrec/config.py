@@ -17,9 +17,11 @@ __all__ = [
     "Finetune",
     "Identifiers",
     "LanguageModel",
+    "NewTokens",
     "Prompt",
     "RunConfig",
     "SplitSettings",
+    "Validation",
 ]
 
 
@@ -95,12 +97,26 @@ class Prompt(_Section):
 class Identifiers(_Section):
     """What the model generates for an item."""
 
-    scheme: Literal["title"] = "title"
-    """title: the item's title."""
+    scheme: str = "title"
+    """title: the item's title. index: a number, in digits. semantic: a path of cluster codes. token: one new token per
+    item, the cheapest to train and to decode. Or package.module:Class of your own."""
     end: str = "\n"
-    """Text that ends an identifier; exactly one token."""
+    """title, index: text that ends an identifier; exactly one token."""
     distinguish_by: tuple[str, ...] = ("year",)
-    """Attributes to tell items of the same title apart by; numbers where none does."""
+    """title: attributes to tell items of the same title apart by; numbers where none does."""
+    numbering: Literal["sequential", "collaborative"] = "sequential"
+    """index: by first appearance in the training histories, or so that similar items have numbers that begin alike."""
+    levels: int = Field(default=3, ge=1, le=26)
+    """semantic: codes per item."""
+    codes: int = Field(default=64, ge=2)
+    """semantic: cluster centres per level. levels x codes new tokens; codes ** levels should be many times the number of
+    items."""
+    vectors: Literal["title", "collaborative", "both"] = "title"
+    """semantic: what is clustered: the language model's view of the titles, the item vectors of collaborative_system, or
+    both. New items can get codes without training under title only."""
+    collaborative_system: str = "sasrec"
+    """Name of the system in 'systems' whose item vectors are meant wherever a setting says collaborative. It is fitted
+    first, on the training histories alone."""
 
 
 class LanguageModel(_Section):
@@ -112,24 +128,75 @@ class LanguageModel(_Section):
     """auto (cuda where there is one), cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the weights; auto is bfloat16 on cuda and float32 on a CPU, where bfloat16 is no faster."""
+    quantize: Literal["none", "8bit", "4bit"] = "none"
+    """Load the frozen weights in 8 bits (LLM.int8) or 4 bits (NF4) through bitsandbytes: a quarter to a half of the
+    memory on a GPU; on a CPU about twice the time."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention kernel for training; auto is flash_attention_2 where it is installed and the model is on cuda, else sdpa.
+    Decoding always uses sdpa."""
+    keep_layers: int | None = Field(default=None, ge=1)
+    """Use only the first layers of the model; null for all. Time falls in proportion, quality less where every item is
+    a token; a model that writes titles needs its depth."""
+    trust_remote_code: bool = False
+    """Run code that comes with a model. Only for models whose code you have read."""
+
+
+class NewTokens(_Section):
+    """Embeddings of the tokens that the pretrained model lacks (schemes semantic and token)."""
+
+    start: Literal["title", "collaborative"] = "title"
+    """title: each token's two embeddings are free and start from the mean of its items' title tokens. collaborative: they
+    are linear maps of the item vectors of identifiers.collaborative_system, which needs far less data."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak for the embeddings, or the maps and vectors; they are new and can move faster than the adapters."""
+    dropout: float = Field(default=0.25, ge=0, lt=1)
+    """Share of features zeroed in training, of new tokens' input embeddings and of the states that score them."""
+
+
+class Validation(_Section):
+    """Early stopping by the validation targets, which follow each training history."""
+
+    every: float | None = Field(default=None, gt=0)
+    """Epochs between validations; null for none, and the last step's adapter is kept."""
+    metric: Literal["loss", "ndcg@10"] = "ndcg@10"
+    """loss: nats per validation target, cheap. ndcg@10: of the decoded lists, the whole catalogue ranked."""
+    users: int | None = Field(default=300, ge=1)
+    """Users validated on, a seeded random sample; null for all."""
+    patience: int = Field(default=3, ge=1)
+    """Validations without a better value before training stops."""
 
 
 class Finetune(_Section):
-    """LoRA fine-tuning on the training histories; every event after the first of a window is a target."""
+    """LoRA fine-tuning on the training histories."""
 
-    steps: int = Field(default=200, ge=1)
-    """Optimiser steps. Time grows with steps x batch_size."""
-    batch_size: int = Field(default=8, ge=1)
-    """Windows of a history per step. Memory grows with it."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the training events; a fraction stops earlier."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps, instead of epochs."""
+    examples: Literal["every-event", "one-target"] = "every-event"
+    """every-event: each event after the first of a window is a target. one-target: a prompt per target, as in most
+    published work; same loss, many times the cost."""
+    batch_tokens: int = Field(default=1024, ge=1)
+    """Tokens per optimiser step with their padding, on all devices together: the result does not depend on the number of
+    devices."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that go through the model at once on a device; null for all of its share. Lower it when memory runs out: the
+    result stays the same."""
     windows_per_user: int | None = Field(default=None, ge=1)
     """Newest windows of each user to learn from; null for all of the history."""
+    loss: Literal["catalogue", "vocab"] = "catalogue"
+    """catalogue: cross-entropy over the tokens that the catalogue allows, which is what decoding over the catalogue
+    asks for; the model's head is computed for these tokens only. vocab: over the whole vocabulary."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Probability mass spread evenly over the allowed tokens."""
     learning_rate: float = Field(default=5e-4, gt=0)
-    """Peak of the schedule."""
+    """Peak for the adapters."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """After the warm-up: hold the rate, or let it fall to zero."""
     warmup_steps: int = Field(default=10, ge=0)
     """Steps over which the rate rises to its peak."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay of the adapters."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients longer than this are scaled down."""
     lora_rank: int = Field(default=16, ge=1)
@@ -137,10 +204,17 @@ class Finetune(_Section):
     lora_alpha: int = Field(default=32, ge=1)
     """The update is scaled by lora_alpha / lora_rank."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs zeroed in training."""
     target_modules: str | tuple[str, ...] = "all-linear"
-    """Layers that get an adapter: all-linear, or names such as [q_proj, v_proj]."""
+    """Layers that get an adapter: all-linear (the head excepted), or names such as [q_proj, v_proj]."""
+    new_tokens: NewTokens = NewTokens()
+    validation: Validation = Validation()
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: a third more time for a fraction of the memory."""
     save_steps: int = Field(default=25, ge=1)
     """A killed run goes on from the last multiple of this."""
+    report_to: tuple[str, ...] = ()
+    """Trackers that get the curves: tensorboard, trackio, wandb, mlflow ... (what accelerate knows and is installed)."""
 
     @field_validator("target_modules", mode="after")
     @classmethod
@@ -227,6 +301,12 @@ class RunConfig(_Section):
                 f"decoding.beam_width is {self.decoding.beam_width}; expected at least evaluation.k = "
                 f"{self.evaluation.k}, or lists would be too short"
             )
+        if self.collaborative_reasons and self.identifiers.collaborative_system not in self.systems:
+            known = ", ".join(self.systems)
+            problems.append(
+                f"identifiers.collaborative_system is {self.identifiers.collaborative_system!r} and "
+                f"{self.collaborative_reasons[0]} needs its item vectors; expected one of the systems: {known}"
+            )
         if max(self.evaluation.cutoffs, default=0) > self.evaluation.k:
             problems.append(
                 f"evaluation.cutoffs go up to {max(self.evaluation.cutoffs)}; expected none above evaluation.k = "
@@ -235,3 +315,15 @@ class RunConfig(_Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def collaborative_reasons(self) -> list[str]:
+        """Settings that need the item vectors of ``identifiers.collaborative_system``."""
+        identifiers, reasons = self.identifiers, []
+        if identifiers.scheme == "index" and identifiers.numbering == "collaborative":
+            reasons.append("identifiers.numbering: collaborative")
+        if identifiers.scheme == "semantic" and identifiers.vectors != "title":
+            reasons.append(f"identifiers.vectors: {identifiers.vectors}")
+        if identifiers.scheme not in ("title", "index") and self.finetune.new_tokens.start == "collaborative":
+            reasons.append("finetune.new_tokens.start: collaborative")
+        return reasons

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,19 @@ from pydantic import BaseModel, ValidationError
 from llmrec.config import RunConfig, System
 from llmrec.errors import ConfigError, nearest
 
-__all__ = ["dump_config", "load_config", "validate_config"]
+__all__ = ["Check", "dump_config", "load_config", "validate_config"]
+
+Check = Callable[[RunConfig], list[str]]
+"""Returns what is wrong with a config, one line each."""
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = (), check: Check | None = None) -> RunConfig:
     """Read a YAML file and apply overrides of the form ``finetune.steps=50``.
+
+    Parameters
+    ----------
+    check
+        Finds more problems of a config that is well formed, or of what is left of one without its malformed settings.
 
     Raises
     ------
@@ -41,12 +50,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         )
     for override in overrides:
         _apply(content, override)
-    return validate_config(content, str(path))
+    return validate_config(content, str(path), check)
 
 
-def validate_config(content: dict[str, Any], source: str = "the config") -> RunConfig:
+def validate_config(
+    content: dict[str, Any], source: str = "the config", check: Check | None = None
+) -> RunConfig:
     """Check a nested dict of settings; raise one :class:`ConfigError` with everything that is wrong."""
-    problems = []
+    problems: list[str] = []
     config = None
     try:
         config = RunConfig.model_validate(content)
@@ -61,12 +72,33 @@ def validate_config(content: dict[str, Any], source: str = "the config") -> RunC
             # What is no valid System at all is among the problems already.
             with contextlib.suppress(ValidationError):
                 problems += system_problems(str(name), System.model_validate({} if value is None else value))
+    if check is not None:
+        rest = config if config is not None else _without_malformed(content)
+        if rest is not None:
+            problems += check(rest)
     if problems:
         listed = "\n".join(f"  - {p}" for p in problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{source} has {count}:\n{listed}")
     assert config is not None
     return config
+
+
+def _without_malformed(content: dict[str, Any]) -> RunConfig | None:
+    """Return a config with defaults in the place of malformed settings, if that makes one."""
+    content = copy.deepcopy(content)
+    for _ in range(3):  # a setting may be judged only when others are well formed
+        try:
+            return RunConfig.model_validate(content)
+        except ValidationError as error:
+            for wrong in error.errors():
+                place: Any = content
+                *parents, last = wrong["loc"] or ("",)
+                for name in parents:
+                    place = place.get(name) if isinstance(place, dict) else None
+                if isinstance(place, dict):
+                    place.pop(last, None)
+    return None
 
 
 def dump_config(config: RunConfig) -> str:

@@ -1,6 +1,6 @@
 """Language models: had by name, from a directory, or from the hub; loaded safely, with errors one can act on.
 
-Weights are read from safetensors only and remote code is never run. PyTorch and transformers are
+Weights are read from safetensors only, and remote code is not run unless asked for. PyTorch and transformers are
 imported where they are needed, because they take seconds and a command such as ``--help`` needs neither.
 """
 
@@ -17,14 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmrec import cache, places
-from llmrec.errors import AssetError, nearest
+from llmrec.errors import AssetError, ConfigError, nearest
 from llmrec.gguf import convert_gguf, without_progress_bars
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["MODELS", "Model", "fingerprint", "load_model", "load_tokenizer", "resolve_model"]
+__all__ = [
+    "MODELS",
+    "Model",
+    "fingerprint",
+    "load_model",
+    "load_model_config",
+    "load_tokenizer",
+    "resolve_model",
+]
 
 log = logging.getLogger("llmrec")
 
@@ -83,7 +91,7 @@ def resolve_model(name_or_path: str | Path, notify: Callable[[str], None] = log.
 
 
 def load_tokenizer(
-    name_or_path: str | Path, notify: Callable[[str], None] = log.info
+    name_or_path: str | Path, notify: Callable[[str], None] = log.info, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model (see :func:`resolve_model`).
 
@@ -95,11 +103,50 @@ def load_tokenizer(
     where = _locate(name_or_path, notify)
     if isinstance(where, Path):
         _need_tokenizer(where)
-    with _loading(where, notify) as options:
+    with _loading(where, notify, trust_remote_code) as options:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_model_config(
+    name_or_path: str | Path,
+    notify: Callable[[str], None] = log.info,
+    *,
+    keep_layers: int | None = None,
+    trust_remote_code: bool = False,
+) -> PretrainedConfig:
+    """Load the config of a model, without its weights.
+
+    Parameters
+    ----------
+    keep_layers
+        Of the model's layers the first so many; all if left out.
+
+    Raises
+    ------
+    ConfigError
+        The model has fewer layers than ``keep_layers``.
+    """
+    from transformers import AutoConfig
+
+    where = _locate(name_or_path, notify)
+    if isinstance(where, Path):
+        _need_config(where)
+    with _loading(where, notify, trust_remote_code) as options:
+        config: PretrainedConfig = AutoConfig.from_pretrained(where, **options)
+    if keep_layers is not None:
+        if keep_layers > config.num_hidden_layers:
+            raise ConfigError(
+                f"model.keep_layers is {keep_layers}, and {name_or_path} has {config.num_hidden_layers} layers. Expected "
+                "at most that many, or null for all."
+            )
+        config.num_hidden_layers = keep_layers
+        # Models that mix kinds of attention list one for each layer.
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:keep_layers]
+    return config
 
 
 def load_model(
@@ -107,6 +154,9 @@ def load_model(
     dtype: torch.dtype | str = "float32",
     device: torch.device | str = "cpu",
     notify: Callable[[str], None] = log.info,
+    *,
+    keep_layers: int | None = None,
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
     """Load a causal language model (see :func:`resolve_model`), in evaluation mode.
@@ -117,6 +167,10 @@ def load_model(
         Of the weights. On a CPU float32: bfloat16 is no faster on AVX2.
     device
         Where the weights go.
+    keep_layers
+        Only the first so many layers; all if left out.
+    trust_remote_code
+        Run code that comes with the model.
     **options
         More for ``from_pretrained``, for example ``attn_implementation`` or ``quantization_config``.
 
@@ -125,17 +179,19 @@ def load_model(
     AssetError
         The model cannot be had, is not a causal language model, or lacks weights.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     where = _locate(name_or_path, notify)
     if isinstance(where, Path):
         _need_weights(where)
-    with _loading(where, notify) as common:
-        config = AutoConfig.from_pretrained(where, **common)
+    config = load_model_config(
+        name_or_path, notify, keep_layers=keep_layers, trust_remote_code=trust_remote_code
+    )
+    with _loading(where, notify, trust_remote_code) as common:
         # BERT and its like have a class for causal modelling too, but were not trained for it: what their
         # authors saved says so.
-        saved_as = config.architectures or [CAUSAL.get(config.model_type)]
+        saved_as: list[Any] = config.architectures or [CAUSAL.get(config.model_type)]
         classes = set(CAUSAL.values())
         if config.model_type not in CAUSAL or not classes.intersection(saved_as):
             kind = saved_as[0] or f"model type {config.model_type}"
@@ -148,7 +204,13 @@ def load_model(
             options.setdefault("device_map", {"": device})
         auto: Any = AutoModelForCausalLM  # its annotation leaves out `output_loading_info`
         model, info = auto.from_pretrained(
-            where, dtype=dtype, use_safetensors=True, output_loading_info=True, **common, **options
+            where,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **common,
+            **options,
         )
     if missing := sorted(info["missing_keys"]):
         raise AssetError(
@@ -208,7 +270,7 @@ def _locate(name_or_path: str | Path, notify: Callable[[str], None]) -> Path | s
     return name
 
 
-def _need_weights(folder: Path) -> None:
+def _need_config(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         adapter = (folder / "adapter_config.json").is_file()
         raise AssetError(
@@ -221,6 +283,10 @@ def _need_weights(folder: Path) -> None:
                 "files. Give the directory that holds these files themselves."
             )
         )
+
+
+def _need_weights(folder: Path) -> None:
+    _need_config(folder)
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth"))
         raise AssetError(
@@ -240,7 +306,9 @@ def _need_tokenizer(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _loading(where: Path | str, notify: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def _loading(
+    where: Path | str, notify: Callable[[str], None], trust_remote_code: bool = False
+) -> Iterator[dict[str, Any]]:
     """Give the options of every ``from_pretrained``; turn its errors into messages for the user."""
     from safetensors import SafetensorError
 
@@ -253,7 +321,7 @@ def _loading(where: Path | str, notify: Callable[[str], None]) -> Iterator[dict[
         )
     try:
         with without_progress_bars():
-            yield {"trust_remote_code": False, "local_files_only": local}
+            yield {"trust_remote_code": trust_remote_code, "local_files_only": local}
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         said = " ".join(str(error).split())
         if isinstance(where, Path):

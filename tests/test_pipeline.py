@@ -42,7 +42,7 @@ def config(tmp_path, tiny_lm, csv_log):
             },
             "prompt": {"template": "films"},
             "model": {"name": str(tiny_lm), "device": "cpu"},
-            "finetune": {"steps": 4, "batch_size": 2, "save_steps": 1},
+            "finetune": {"steps": 4, "batch_tokens": 400, "save_steps": 1},
             "decoding": {"beam_width": 6},
             "systems": {
                 "llm": {},

@@ -139,11 +139,12 @@ def test_prompt_is_a_token_prefix_of_the_document(verbalizer, template):
         assert (whole.token_ids[: len(prompt)] == prompt).all()
 
 
-def test_labels_are_the_identifiers_of_all_events_but_the_first(verbalizer, tokenizer, catalog):
-    v = verbalizer()
-    document = v.document(history(6))
+def test_a_document_knows_where_its_identifiers_stand(verbalizer, tokenizer, catalog):
+    document = verbalizer().document(history(6))
     ids = title_identifiers(catalog, tokenizer).token_ids
-    assert document.labels()[document.labels() != -100].tolist() == [t for i in ids[1:6] for t in i]
+    assert document.items.tolist() == list(range(6))
+    spans = zip(document.starts, document.stops, strict=True)
+    assert [tuple(document.token_ids[a:b].tolist()) for a, b in spans] == list(ids[:6])
 
 
 def test_only_the_newest_events_are_shown(verbalizer):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llmrec.data.histories import Histories, History, Holdout
 from llmrec.data.protocol import Protocol
 from llmrec.data.split import Split
+from llmrec.data.windows import Windows
 from llmrec.errors import ConfigError, DataError
 from llmrec.eval.metrics import hit_rate, ndcg, target_ranks
 from llmrec.recommenders import sequential
@@ -21,7 +22,7 @@ from llmrec.recommenders.itemknn import ItemKNN
 from llmrec.recommenders.popularity import Popularity
 from llmrec.recommenders.sasrec import SASRec, SASRecModel
 from llmrec.recommenders.sequential import holdout_metrics
-from llmrec.recommenders.windows import Windows, last_events, training_batches
+from llmrec.recommenders.windows import last_events, training_batches
 
 DAY = 86_400
 N_ITEMS = 20

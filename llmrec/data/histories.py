@@ -97,3 +97,14 @@ class Holdout:
     def select(self, rows: NDArray[np.integer]) -> Holdout:
         """Return the holdout of some users, in the order of ``rows``."""
         return Holdout(self.histories[rows], self.target_items[rows], self.target_timestamps[rows])
+
+    def with_targets(self) -> Histories:
+        """Return the histories with their targets as last events."""
+        return Histories.from_list(
+            [
+                History(h.user_id, np.append(h.items, item), np.append(h.timestamps, when))
+                for h, item, when in zip(
+                    self.histories, self.target_items, self.target_timestamps, strict=True
+                )
+            ]
+        )

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmrec.errors import TrieError, nearest
+from llmrec.tensors import logsumexp_by_row
 
 __all__ = ["NORMALISATIONS", "as_float64", "check_normalisation", "child_log_probs"]
 
@@ -48,7 +49,7 @@ def child_log_probs(
     if normalisation == "vocab":
         total = torch.logsumexp(logits, dim=-1)  # [n]
     else:
-        total = _logsumexp_by_row(scores, row, len(logits))
+        total = logsumexp_by_row(scores, row, len(logits))
     # A sum of probabilities is rounded: without the cap a prefix could score below what is below it.
     return (scores - total[row]).clamp(max=0)
 
@@ -57,8 +58,3 @@ def as_float64(values: torch.Tensor) -> NDArray[np.float64]:
     """Return a tensor as an array; moved first, since not every device knows float64."""
     array: NDArray[np.float64] = values.cpu().double().numpy()
     return array
-
-
-def _logsumexp_by_row(scores: torch.Tensor, row: torch.Tensor, n: int) -> torch.Tensor:
-    top = torch.full((n,), -torch.inf, device=scores.device).scatter_reduce(0, row, scores, "amax")
-    return torch.zeros(n, device=scores.device).index_add(0, row, (scores - top[row]).exp()).log() + top

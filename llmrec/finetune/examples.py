@@ -1,31 +1,65 @@
-"""Training examples: windows of histories in which every event but the first is a target."""
+"""Training examples: windows of histories in which every event but the first is a target.
+
+Shapes: N items, U users, W windows, T tokens, P predictions (one per token of an identifier that is learned), S prefixes of
+identifiers, E tokens that may follow them, A distinct ones among these.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llmrec.data.histories import Histories, History
+from llmrec.data.windows import Windows
 from llmrec.prompts.verbalize import Document, Verbalizer
 
-__all__ = ["Window", "training_documents", "windows"]
+__all__ = [
+    "Alternatives",
+    "Example",
+    "example",
+    "one_target_windows",
+    "training_examples",
+    "training_windows",
+]
 
 
-@dataclass(frozen=True)
-class Window:
-    """Events ``start:stop`` of the history in row ``row``; all but the first are targets."""
+@dataclass(frozen=True, eq=False)
+class Alternatives:
+    """Which tokens the catalogue allows after each prefix of an identifier: a compiled trie's arrays."""
 
-    row: int
-    start: int
-    stop: int
+    alphabet: NDArray[np.integer]  # [A] token ids that occur, ascending
+    indptr: NDArray[np.integer]  # [S + 1] what may follow prefix s is code[indptr[s]:indptr[s + 1]]
+    code: NDArray[np.integer]  # [E] places in the alphabet
+    prefixes: Sequence[NDArray[np.integer]]  # [N] the prefix before each token of an item's identifier
+
+    @property
+    def has_choice(self) -> NDArray[np.bool_]:
+        """Say after which prefixes more than one token may follow [S]."""
+        return np.diff(self.indptr) > 1
 
 
-def windows(histories: Histories, max_events: int, per_user: int | None = None) -> list[Window]:
-    """Cut histories into windows of ``max_events`` context events and a last target.
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A document and what is learned from it."""
 
-    Windows overlap by one event, so every event after a history's first is a target exactly once. They are laid
-    from the end, so the newest window is full: it looks like what the model is asked at prediction time. Histories of
-    a single event have no target and give no window.
+    token_ids: NDArray[np.int64]  # [T]
+    positions: NDArray[np.int64]  # [P] the token at each of these predicts the next one
+    prefixes: NDArray[np.int64]  # [P] what stands of the identifier there: a row of Alternatives
+    targets: int  # events to be predicted
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+def training_windows(
+    histories: Histories, max_events: int, per_user: int | None = None, rng: np.random.Generator | None = None
+) -> Windows:
+    """Cut histories into windows of up to ``max_events`` context events and a last target.
+
+    Every event after a history's first is a target exactly once. Histories of a single event give no window.
 
     Parameters
     ----------
@@ -33,24 +67,74 @@ def windows(histories: Histories, max_events: int, per_user: int | None = None) 
         Longest context of a target, in events, as in the prompts for prediction.
     per_user
         Newest windows to keep for each user; all if left out.
+    rng
+        Draws where a user's newest window begins, so that another pass shows the events in other contexts. Without it
+        that window is full, as the prompt for a prediction is.
     """
-    found = []
-    for row, length in enumerate(histories.lengths):
-        stop, kept = int(length), 0
-        while stop > 1 and (per_user is None or kept < per_user):
-            start = max(0, stop - max_events - 1)
-            found.append(Window(row, start, stop))
-            stop, kept = start + 1, kept + 1
-    return found
+    offsets = None if rng is None else rng.integers(0, max_events, len(histories))
+    cut = Windows.cut(histories.indptr, max_events, max_events, offsets)
+    if per_user is None:
+        return cut
+    user = histories.indptr.searchsorted(cut.start, side="right")
+    # Windows of a user follow each other from the newest to the oldest.
+    kept = np.arange(len(cut)) - user.searchsorted(user) < per_user
+    return Windows(cut.start[kept], cut.first_target[kept], cut.stop[kept])
 
 
-def training_documents(verbalizer: Verbalizer, histories: Histories, cut: Iterable[Window]) -> list[Document]:
-    """Verbalise windows."""
-    documents = []
-    for window in cut:
-        history = histories[window.row]
-        part = slice(window.start, window.stop)
-        documents.append(
-            verbalizer.document(History(history.user_id, history.items[part], history.timestamps[part]))
+def one_target_windows(windows: Windows, histories: Histories, max_events: int) -> Windows:
+    """Return a window for every single target of ``windows``, with all the context it may have."""
+    counts = windows.stop - windows.first_target
+    first = np.cumsum(counts) - counts
+    target = np.repeat(windows.first_target - first, counts) + np.arange(counts.sum())
+    begin = histories.indptr[histories.indptr.searchsorted(target, side="right") - 1]
+    return Windows(np.maximum(begin, target - max_events), target, target + 1)
+
+
+def training_examples(
+    verbalizer: Verbalizer, histories: Histories, windows: Windows, alternatives: Alternatives | None
+) -> list[Example]:
+    """Verbalise windows; see :func:`example`."""
+    users = histories.indptr.searchsorted(windows.start, side="right") - 1
+    return [
+        example(
+            verbalizer.document(
+                History(
+                    histories.user_ids[user], histories.items[start:stop], histories.timestamps[start:stop]
+                )
+            ),
+            int(first - start),
+            alternatives,
         )
-    return documents
+        for user, start, first, stop in zip(
+            users, windows.start, windows.first_target, windows.stop, strict=True
+        )
+    ]
+
+
+def example(document: Document, first_target: int, alternatives: Alternatives | None) -> Example:
+    """Return what is learned from a document.
+
+    Parameters
+    ----------
+    first_target
+        Events before this one are context only. Nothing precedes the very first, so it is at least 1.
+    alternatives
+        Given these, tokens that must follow are left out: under a loss over the allowed tokens they cost nothing.
+    """
+    positions: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    prefixes: list[NDArray[np.integer]] = [np.empty(0, np.int64)]
+    choice = alternatives.has_choice if alternatives is not None else None
+    spans = zip(document.items, document.starts, document.stops, strict=True)
+    for item, start, stop in list(spans)[first_target:]:
+        at = np.arange(start - 1, stop - 1)
+        if alternatives is not None and choice is not None:
+            before = alternatives.prefixes[item]
+            at, before = at[choice[before]], before[choice[before]]
+            prefixes.append(before)
+        positions.append(at)
+    return Example(
+        document.token_ids,
+        np.concatenate(positions),
+        np.concatenate(prefixes).astype(np.int64),
+        len(document.items) - first_target,
+    )

@@ -1,235 +1,315 @@
-"""LoRA fine-tuning on verbalised histories, on transformers' Trainer.
-
-Shapes: B documents of a batch, T tokens of the longest, C columns that hold a target in any document.
-"""
+"""The training loop, on accelerate: the same steps on one device and on many."""
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from torch.nn import functional as F
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import set_seed
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from transformers import get_scheduler
 
 from llmrec.config import Finetune
-from llmrec.errors import ConfigError, LlmrecError, nearest
-from llmrec.prompts.verbalize import Document
+from llmrec.errors import ConfigError, LlmrecError
+from llmrec.finetune.batches import collate, micro_batches, plan_epoch
+from llmrec.finetune.checkpoints import (
+    last_checkpoint,
+    load_best,
+    load_checkpoint,
+    random_state,
+    save_best,
+    save_checkpoint,
+    set_random_state,
+)
+from llmrec.finetune.examples import Example
+from llmrec.finetune.objective import NextItemLoss
 
-__all__ = ["add_lora", "batch_order", "collate", "finetune", "target_loss"]
+__all__ = ["Examples", "Outcome", "Step", "Validate", "finetune"]
 
+Examples = Callable[[int], list[Example]]
+"""Returns the examples of an epoch, counted from 0; equal for equal numbers."""
 
-def add_lora(model: Any, settings: Finetune, seed: int) -> Any:
-    """Wrap a model with trainable low-rank adapters (Hu et al. 2021, arXiv 2106.09685).
+Validate = Callable[[int, int], tuple[float, int]]
+"""Called with (process, processes); returns the sum of the metric over this process' share of users, and their number."""
 
-    Raises
-    ------
-    ConfigError
-        The model has no layer of a name in ``settings.target_modules``.
-    """
-    linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if n and not list(m.children())}
-    modules = settings.target_modules
-    if modules != "all-linear":
-        unknown = [m for m in modules if m not in linear]
-        if unknown:
-            raise ConfigError(
-                f"finetune.target_modules names {unknown[0]!r}{nearest(unknown[0], linear)}, which this model does not "
-                f"have. Expected 'all-linear' or some of {', '.join(sorted(linear))}."
-            )
-    set_seed(seed)  # the adapters' first matrices are random
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=settings.lora_rank,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=settings.lora_dropout,
-            target_modules=modules if modules == "all-linear" else list(modules),
-        ),
-    )
+_LOGGED = ("step", "epoch", "loss", "tokens", "padded_tokens", "targets", "seconds")
 
 
-def collate(documents: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Pad a batch on the right [B, T]; padding is masked and never a target."""
-    width = max(len(d["input_ids"]) for d in documents)
+@dataclass(frozen=True)
+class Step:
+    """What an optimiser step did."""
 
-    def padded(name: str, fill: int) -> torch.Tensor:
-        rows = [np.pad(d[name], (0, width - len(d[name])), constant_values=fill) for d in documents]
-        return torch.as_tensor(np.stack(rows))
-
-    mask = [[1] * len(d["input_ids"]) + [0] * (width - len(d["input_ids"])) for d in documents]
-    return {
-        "input_ids": padded("input_ids", 0),
-        "attention_mask": torch.as_tensor(mask),
-        "labels": padded("labels", -100),
-    }
-
-
-def target_loss(
-    model: Any, inputs: dict[str, torch.Tensor], total: torch.Tensor | int | None = None
-) -> torch.Tensor:
-    """Return the mean cross-entropy over all target tokens.
-
-    The head is computed for the columns that predict a target in some document only: with 49k entries in the
-    vocabulary it costs as much as a quarter of SmolLM2's backbone.
-
-    Parameters
-    ----------
-    total
-        Number of target tokens to divide by; those of this batch if left out (the Trainer gives the number of all
-        batches of an accumulated step).
-    """
-    labels = inputs["labels"][:, 1:]  # [B, T - 1]
-    columns = torch.nonzero((labels != -100).any(dim=0)).squeeze(1)  # [C]
-    logits = model(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_to_keep=columns
-    ).logits  # [B, C, V]
-    targets = labels[:, columns]
-    loss = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum"
-    )
-    return loss / (total if total is not None else (targets != -100).sum())
+    step: int  # from 1
+    steps: int  # of the whole training
+    epoch: float  # passes over the data so far
+    loss: float  # nats per target
+    learning_rate: float  # of the adapters
+    tokens: int  # without padding
+    padded_tokens: int  # with it
+    targets: int
+    seconds: float  # of this step
 
 
-class _Trainer(Trainer):
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        return target_loss(model, inputs, num_items_in_batch)
+@dataclass(frozen=True)
+class Outcome:
+    """What a training did: one entry per step and per validation, and the step whose weights were kept."""
 
-
-class _Watch(TrainerCallback):
-    """Reports progress, and stops at a loss that is no number before it reaches a checkpoint."""
-
-    def __init__(self, on_step: Callable[[int, int], None] | None) -> None:
-        self.on_step = on_step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.on_step is not None:
-            self.on_step(state.global_step, state.max_steps)
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
-            raise LlmrecError(
-                f"The training loss became {loss} at step {state.global_step}. Expected a finite number: lower "
-                "finetune.learning_rate or raise finetune.warmup_steps. The last checkpoint was written before that."
-            )
+    log: list[dict[str, float]]
+    validations: list[dict[str, float]]
+    best_step: int
 
 
 def finetune(
-    model: Any,
-    documents: Sequence[Document],
+    objective: NextItemLoss,
+    examples: Examples,
     settings: Finetune,
     *,
     checkpoints: Path,
     seed: int,
-    on_step: Callable[[int, int], None] | None = None,
-) -> tuple[list[dict[str, float]], list[int]]:
-    """Train the adapters of ``model`` in place.
-
-    Returns the log, one dict per step with ``step`` and ``loss``, and the documents that were read, in order.
+    validate: Validate | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    run_name: str = "llmrec",
+) -> Outcome:
+    """Train the adapters and new tokens of ``objective`` in place.
 
     A folder of checkpoints that a killed run left behind is taken up where it ended, with the optimiser's and the
-    random numbers' state, so the result is that of an uninterrupted run.
+    random numbers' state, so the result is that of an uninterrupted run. What a step reads depends on the seed and
+    ``batch_tokens`` alone: N processes share it, and add up the same gradient as one.
 
     Parameters
     ----------
-    model
-        The result of :func:`add_lora`.
-    documents
-        At least one, each with at least one target.
+    examples
+        Gives the examples of each epoch.
     checkpoints
         Folder for checkpoints.
+    validate
+        Measures the metric of ``settings.validation`` on the current weights; needed if that asks for validation.
     on_step
-        Called with (steps done, steps in all).
+        Called after each step, on the first process.
 
     Raises
     ------
     LlmrecError
-        The loss became NaN or infinite.
+        The loss became NaN or infinite, or a checkpoint cannot be written.
     """
-    order = batch_order([len(d.token_ids) for d in documents], settings.steps, settings.batch_size, seed)
-    rows = Dataset.from_dict(
-        {"input_ids": [d.token_ids for d in documents], "labels": [d.labels() for d in documents]}
-    ).select(order)
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type={"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule),
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        train_sampling_strategy="sequential",  # batch_order has shuffled and grouped them
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would replace a NaN in the log by the mean so far, and hide it
-        save_steps=settings.save_steps,
-        save_total_limit=2,
-        seed=seed,
-        data_seed=seed,
-        use_cpu=next(model.parameters()).device.type == "cpu",
-        dataloader_num_workers=0,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to=[],
+    device = next(objective.parameters()).device
+    accelerator = Accelerator(
+        cpu=device.type == "cpu", mixed_precision="no", log_with=list(settings.report_to) or None,
+        project_dir=str(checkpoints.parent / "logs") if settings.report_to else None,
+    )  # fmt: skip
+    groups = _groups(objective, settings)
+    optimizer: Any = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    model, optimizer = accelerator.prepare(objective, optimizer)
+    plan = _Plan(examples, settings, seed)
+    scheduler = get_scheduler(
+        {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule),
+        getattr(optimizer, "optimizer", optimizer),
+        num_warmup_steps=min(settings.warmup_steps, plan.steps),
+        num_training_steps=plan.steps,
     )
-    trainer = _Trainer(
-        model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[_Watch(on_step)]
+    stopping = _EarlyStopping(settings, plan.steps_per_epoch, plan.steps)
+    torch.manual_seed(seed + accelerator.process_index)
+    log: list[dict[str, float]] = []
+    done = 0
+    found = last_checkpoint(checkpoints)
+    if found is not None:
+        state = load_checkpoint(found, model, optimizer)
+        done, log = state["step"], state["log"]
+        stopping.seen = state["validations"]
+        scheduler.load_state_dict(state["scheduler"])
+        set_random_state(state["random"])
+        if accelerator.process_index:
+            # Only the first process' random numbers are kept; others go on with numbers of their own.
+            torch.manual_seed(seed + accelerator.process_index + done)
+    if settings.report_to:
+        accelerator.init_trackers(run_name, config=_flat(settings))
+    precision = _precision(objective, device)
+
+    def save(step: int) -> None:
+        save_checkpoint(
+            checkpoints, step, model, optimizer,
+            {"log": log, "validations": stopping.seen, "scheduler": scheduler.state_dict(), "random": random_state()},
+            best_step=stopping.best_step, write=accelerator.is_main_process,
+        )  # fmt: skip
+
+    objective.train()
+    for step, epoch, batch, lengths, read in plan.follow(done):
+        if stopping.over:
+            break
+        started = time.monotonic()
+        # 1. This process' share of the step, as micro-batches.
+        targets = sum(read[i].targets for i in batch)
+        parts = micro_batches(batch, lengths, settings.micro_batch_tokens, accelerator.num_processes)
+        mine = [collate([read[i] for i in part]).to(device) for part in parts[accelerator.process_index]]
+        # 2. Gradients of the mean over all targets of all processes (DDP takes the mean over processes).
+        total = torch.zeros((), device=device)
+        for at, part in enumerate(mine):
+            last = at == len(mine) - 1
+            with nullcontext() if last else accelerator.no_sync(model), precision():
+                loss = model(part.token_ids, part.positions, part.labels, part.prefixes)
+            with nullcontext() if last else accelerator.no_sync(model):
+                accelerator.backward(loss * (accelerator.num_processes / targets))
+            total += loss.detach()
+        mean = float(accelerator.reduce(total, "sum")) / targets
+        # 3. Weights are left alone by a loss that is no number, and so are the checkpoints.
+        if not math.isfinite(mean):
+            raise LlmrecError(
+                f"The training loss became {mean} at step {step}. Expected a finite number: lower "
+                "finetune.learning_rate or finetune.new_tokens.learning_rate, or raise finetune.warmup_steps. The "
+                f"last good checkpoint is {last_checkpoint(checkpoints) or 'the start of the training'}."
+            )
+        rate = scheduler.get_last_lr()[0]
+        accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        # 4. Tell.
+        padded = sum(share.size * int(lengths[share].max()) for ps in parts for share in ps if share.size)
+        entry = Step(
+            step, plan.steps, epoch, mean, rate, int(lengths[batch].sum()), padded, targets,
+            time.monotonic() - started,
+        )  # fmt: skip
+        log.append({name: getattr(entry, name) for name in _LOGGED})
+        if settings.report_to:
+            accelerator.log({"loss": mean, "learning_rate": rate, "epoch": epoch}, step=step)
+        if on_step is not None and accelerator.is_main_process:
+            on_step(entry)
+        # 5. Validate, keep the best, checkpoint.
+        if stopping.due(step):
+            value = _validated(objective, validate, accelerator)
+            best = stopping.add(step, epoch, value, mean)
+            if settings.report_to:
+                accelerator.log({f"validation {settings.validation.metric}": value}, step=step)
+            if best:
+                save_best(checkpoints, step, model, write=accelerator.is_main_process)
+        if step % settings.save_steps == 0 and step < plan.steps:
+            save(step)
+    accelerator.wait_for_everyone()
+    best_step = int(log[-1]["step"])
+    if stopping.seen and stopping.best_step != best_step:
+        best_step = stopping.best_step
+        load_best(checkpoints, best_step, model)
+    if settings.report_to:
+        accelerator.end_training()
+    objective.eval()
+    if objective.new_tokens is not None:
+        objective.new_tokens.materialise()
+    return Outcome(log, stopping.seen, best_step)
+
+
+class _Plan:
+    """Which documents each step reads; decided by the seed and the budget alone."""
+
+    def __init__(self, examples: Examples, settings: Finetune, seed: int) -> None:
+        self.examples, self.settings, self.seed = examples, settings, seed
+        self._first = self._epoch(0)
+        self.steps_per_epoch = len(self._first[1])
+        if not self.steps_per_epoch:
+            raise ConfigError(
+                "There is nothing to learn from: no training history has two events. Expected longer histories."
+            )
+        self.steps = settings.steps or max(1, round(settings.epochs * self.steps_per_epoch))
+
+    def _epoch(self, epoch: int) -> tuple[list[Example], list[NDArray[np.int64]], NDArray[np.int64]]:
+        read = self.examples(epoch)
+        lengths = np.array([len(e) for e in read], dtype=np.int64)
+        return (
+            read,
+            plan_epoch(lengths, self.settings.batch_tokens, np.random.default_rng([self.seed, epoch])),
+            lengths,
+        )
+
+    def follow(
+        self, done: int
+    ) -> Iterator[tuple[int, float, NDArray[np.int64], NDArray[np.int64], list[Example]]]:
+        """Yield step, epochs passed with it, its documents, all documents' lengths and documents, after ``done`` steps."""
+        step = 0
+        for epoch in count():
+            read, batches, lengths = self._first if epoch == 0 else self._epoch(epoch)
+            for at, batch in enumerate(batches):
+                step += 1
+                if step > self.steps:
+                    return
+                if step > done:
+                    yield step, epoch + (at + 1) / len(batches), batch, lengths, read
+
+
+class _EarlyStopping:
+    """When to validate, what was seen, and whether that was enough."""
+
+    def __init__(self, settings: Finetune, steps_per_epoch: int, steps: int) -> None:
+        self.settings, self.steps = settings.validation, steps
+        every = self.settings.every
+        self.interval = None if every is None else max(1, round(every * steps_per_epoch))
+        self.seen: list[dict[str, float]] = []
+
+    def due(self, step: int) -> bool:
+        return self.interval is not None and (step % self.interval == 0 or step == self.steps)
+
+    def add(self, step: int, epoch: float, value: float, loss: float) -> bool:
+        """Take note of a value and say whether it is the best so far."""
+        self.seen.append({"step": step, "epoch": epoch, self.settings.metric: value, "training loss": loss})
+        return self.best_step == step
+
+    @property
+    def best_step(self) -> int:
+        """The step of the best value, the first of equals; 0 before any."""
+        sign = 1 if self.settings.metric == "loss" else -1
+        return int(min(self.seen, key=lambda v: sign * v[self.settings.metric])["step"]) if self.seen else 0
+
+    @property
+    def over(self) -> bool:
+        since = sum(v["step"] > self.best_step for v in self.seen)
+        return since >= self.settings.patience
+
+
+def _groups(objective: NextItemLoss, settings: Finetune) -> list[dict[str, Any]]:
+    """Return the optimiser's groups: adapters, then what belongs to new tokens."""
+    named = [(n, p) for n, p in objective.named_parameters() if p.requires_grad]
+    new = [p for n, p in named if n.startswith("new_tokens.") or "trainable_tokens" in n]
+    ids = {id(p) for p in new}
+    adapters = [p for _, p in named if id(p) not in ids]
+    groups = [{"params": adapters, "lr": settings.learning_rate, "weight_decay": settings.weight_decay}]
+    if new:
+        groups.append({"params": new, "lr": settings.new_tokens.learning_rate, "weight_decay": 0.0})
+    return groups
+
+
+def _validated(objective: NextItemLoss, validate: Validate | None, accelerator: Accelerator) -> float:
+    """Return the mean of the metric over all processes' users."""
+    if validate is None:
+        raise ValueError("finetune.validation asks for validation, and no function for it was given")
+    objective.eval()
+    if objective.new_tokens is not None:
+        objective.new_tokens.materialise()
+    value, n = validate(accelerator.process_index, accelerator.num_processes)
+    both: torch.Tensor = accelerator.reduce(
+        torch.tensor([value, n], dtype=torch.float32, device=accelerator.device), "sum"
     )
-    trainer.remove_callback(PrinterCallback)
-    model.train()
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    model.eval()
-    log = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
-    return log, order
+    objective.train()
+    return float(both[0] / both[1])
 
 
-def batch_order(lengths: Sequence[int], steps: int, batch_size: int, seed: int) -> list[int]:
-    """Return the documents of all batches, one after the other: ``steps * batch_size`` indices.
-
-    Every pass over the documents is a new random order, in which documents of like length share a batch: sorting
-    stretches of 32 batches keeps padding to a few per cent and the order random. Passes follow each other
-    without a gap, so every batch is full.
-    """
-    rng = np.random.default_rng(seed)
-    wanted = steps * batch_size
-    drawn: list[int] = []
-    while len(drawn) < wanted:
-        drawn += rng.permutation(len(lengths)).tolist()
-    order: list[int] = []
-    stretch = 32 * batch_size
-    for start in range(0, wanted, stretch):
-        part = sorted(drawn[start : min(start + stretch, wanted)], key=lambda i: lengths[i])
-        batches = [part[at : at + batch_size] for at in range(0, len(part), batch_size)]
-        order += [i for b in rng.permutation(len(batches)) for i in batches[b]]
-    return order
+def _precision(objective: NextItemLoss, device: torch.device) -> Callable[[], Any]:
+    """Return the context of a forward pass: matrix products in bfloat16 where the weights are."""
+    weights = objective.model.get_base_model().get_output_embeddings()
+    weights = getattr(weights, "original_module", weights).weight
+    if weights.dtype != torch.bfloat16:
+        return nullcontext
+    return lambda: torch.autocast(device.type, torch.bfloat16)
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """Return the newest complete checkpoint, and remove those that a kill left half-written.
-
-    The Trainer writes trainer_state.json last; without a readable one the checkpoint is not whole.
-    """
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            whole.append((int(json.loads((path / "trainer_state.json").read_text())["global_step"]), path))
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(path, ignore_errors=True)
-    return str(max(whole)[1]) if whole else None
+def _flat(settings: Finetune) -> dict[str, Any]:
+    """Return settings as trackers take them: texts and numbers."""
+    dumped = settings.model_dump(mode="json")
+    flat = {f"{a}.{b}": v for a, part in dumped.items() if isinstance(part, dict) for b, v in part.items()}
+    flat |= {k: v for k, v in dumped.items() if not isinstance(v, dict)}
+    return {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in flat.items()}

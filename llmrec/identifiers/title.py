@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
+from llmrec.config import Identifiers
 from llmrec.data.catalog import Catalog
 from llmrec.errors import IdentifierError
 from llmrec.identifiers.base import ItemIdentifiers
@@ -13,7 +15,37 @@ from llmrec.identifiers.base import ItemIdentifiers
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["distinct_titles", "title_identifiers"]
+    from llmrec.identifiers.schemes import Material
+
+__all__ = ["TitleScheme", "distinct_titles", "end_problems", "terminated", "title_identifiers"]
+
+
+class TitleScheme:
+    """Titles; a new item's title is written like any other."""
+
+    def problems(self, settings: Identifiers, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """Return why this tokenizer cannot end a title."""
+        return end_problems(settings.end, tokenizer)
+
+    def build(self, material: Material) -> ItemIdentifiers:
+        """Return titles as identifiers."""
+        settings = material.settings
+        return title_identifiers(
+            material.catalog, material.tokenizer, end=settings.end, distinguish_by=settings.distinguish_by
+        )
+
+    def extend(self, known: ItemIdentifiers, material: Material) -> ItemIdentifiers:
+        """Return titles for new items too; one that is taken gets a number."""
+        texts, changed = list(known.texts), dict(known.changed)
+        taken = set(texts)
+        for item in range(len(known), len(material.catalog)):
+            title = " ".join(material.catalog.titles[item].split())
+            text = title if title not in taken else next(_free_numbers(title, taken))
+            if text != title:
+                changed[item] = title
+            texts.append(text)
+            taken.add(text)
+        return terminated("title", texts, material.tokenizer, material.settings.end, changed)
 
 
 def title_identifiers(
@@ -37,22 +69,53 @@ def title_identifiers(
     IdentifierError
         ``end`` is not a single token.
     """
-    end_ids = tokenizer(end, add_special_tokens=False)["input_ids"]
-    if len(end_ids) != 1:
-        raise IdentifierError(
-            f"identifiers.end is {end!r}, which this tokenizer writes with {len(end_ids)} tokens. Expected text of "
-            r'exactly one token, for example "\n".'
-        )
     texts, changed = distinct_titles(catalog, distinguish_by)
+    return terminated("title", texts, tokenizer, end, changed)
+
+
+def terminated(
+    scheme: str,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    end: str,
+    changed: Mapping[int, str] | None = None,
+) -> ItemIdentifiers:
+    """Return texts in the tokenizer's own words as identifiers, each ended by ``end``.
+
+    Raises
+    ------
+    IdentifierError
+        ``end`` is not a single token.
+    """
+    problems = end_problems(end, tokenizer)
+    if problems:
+        raise IdentifierError(problems[0])
+    end_id = _ids(end, tokenizer)[0]
     # add_special_tokens=False: a BOS inside the document would cut the identifier off from its history.
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return ItemIdentifiers(
-        scheme="title",
+        scheme=scheme,
         texts=tuple(texts),
-        token_ids=tuple((*ids, end_ids[0]) for ids in encoded),
-        end_token_id=end_ids[0],
-        changed=changed,
+        token_ids=tuple((*ids, end_id) for ids in encoded),
+        end_token_id=end_id,
+        changed=changed or {},
     )
+
+
+def end_problems(end: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return what is wrong with the text that is to end identifiers."""
+    length = len(_ids(end, tokenizer))
+    if length == 1:
+        return []
+    return [
+        f"identifiers.end is {end!r}, which this tokenizer writes with {length} tokens. Expected text of exactly one "
+        r'token, for example "\n" or ";".'
+    ]
+
+
+def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def distinct_titles(catalog: Catalog, distinguish_by: Sequence[str]) -> tuple[list[str], dict[int, str]]:
@@ -77,7 +140,8 @@ def distinct_titles(catalog: Catalog, distinguish_by: Sequence[str]) -> tuple[li
             if not any(text != title and text in taken for text in new):
                 break
         else:
-            new = _free_numbers(title, members, taken)
+            free = _free_numbers(title, taken)
+            new = [title, *(next(free) for _ in members[1:])]
         for item, text in zip(members, new, strict=True):
             if text != title:
                 changed[item] = title
@@ -96,11 +160,5 @@ def _numbers(members: list[int]) -> list[str]:
     return ["", *(f" ({n})" for n in range(2, len(members) + 1))]
 
 
-def _free_numbers(title: str, members: list[int], taken: set[str]) -> list[str]:
-    new, number = [title], 2
-    while len(new) < len(members):
-        text = f"{title} ({number})"
-        if text not in taken:
-            new.append(text)
-        number += 1
-    return new
+def _free_numbers(title: str, taken: set[str]) -> Iterator[str]:
+    return (text for n in count(2) if (text := f"{title} ({n})") not in taken)

@@ -7,14 +7,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from llmrec.config import RunConfig
 from llmrec.data.catalog import Catalog
 from llmrec.data.split import Split
+from llmrec.finetune.train import Step
+from llmrec.pipeline.identifiers_stage import identifiers_for, new_token_start
 from llmrec.pipeline.memory import peak_memory, reset_peak_memory
 from llmrec.pipeline.parts import (
-    context_length,
     language_parts,
     load_data,
     load_language_model,
@@ -55,10 +57,18 @@ def _language_model(
 ) -> list[tuple[str, str, float, str]]:
     from llmrec.recommenders.llm import LLMRecommender
 
-    model = load_language_model(config)
-    parts = language_parts(config, split, catalog, context_length(model))
-    settings = config.finetune.model_copy(update={"steps": _STEPS, "save_steps": _STEPS + 1})
-    times = []
+    def vectors() -> NDArray[np.float32]:
+        # Any numbers cost as much as fitted ones.
+        return np.random.default_rng(0).standard_normal((len(catalog), 64)).astype(np.float32)
+
+    parts = language_parts(config, split, catalog, identifiers_for(config, split, catalog, vectors))
+    model = load_language_model(config, tokens=parts.vocabulary, training=True)
+    validation = config.finetune.validation
+    unvalidated = validation.model_copy(update={"every": None})
+    settings = config.finetune.model_copy(
+        update={"steps": _STEPS, "save_steps": _STEPS + 1, "validation": unvalidated, "report_to": ()}
+    )
+    steps: list[Step] = []
     users = sample_rows(config, split)
     # A random batch, since that is what the run will see on average.
     some = np.random.default_rng(0).choice(
@@ -71,21 +81,33 @@ def _language_model(
             parts.trie,
             finetune=settings,
             decoding=config.decoding,
+            new_tokens=new_token_start(model, config, catalog, parts, vectors),
             checkpoints=Path(folder),
             name=name,
+            on_step=steps.append,
         )
         started = time.monotonic()
         llm.recommend(
             split.test.select(some).histories, config.evaluation.k, exclude_seen=config.split.exclude_seen
         )
         decode = (time.monotonic() - started) / len(some)
-        llm.on_progress = lambda done, of: times.append(time.monotonic())
         llm.fit(split)
-    step = float(np.mean(np.diff(times)))
-    return [
-        ("finetune", f"{config.finetune.steps:,} steps", step * config.finetune.steps, f"{_STEPS - 1} steps"),
-        ("recommend " + name, f"{len(users):,} users", decode * len(users), f"{len(some)} users"),
-    ]
+    per_step = float(np.mean([s.seconds for s in steps[1:]]))
+    per_epoch = steps[-1].step / steps[-1].epoch
+    total = config.finetune.steps or max(1, round(config.finetune.epochs * per_epoch))
+    rows = [("finetune", f"{total:,} steps", per_step * total, f"{_STEPS - 1} steps")]
+    if validation.every is not None:
+        rounds = max(1, int(total / per_epoch / validation.every))
+        asked = min(validation.users or len(split.valid), len(split.valid))
+        rows.append(
+            (
+                "validate",
+                f"at most {rounds} times {asked:,} users",
+                decode * rounds * asked,
+                f"{len(some)} users",
+            )
+        )
+    return [*rows, ("recommend " + name, f"{len(users):,} users", decode * len(users), f"{len(some)} users")]
 
 
 def _other(config: RunConfig, name: str, split: Split) -> tuple[str, str, float, str]:

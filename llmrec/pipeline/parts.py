@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,15 @@ from llmrec.progress import say_once
 if TYPE_CHECKING:
     from llmrec.decoding.trie import CompiledTrie
     from llmrec.identifiers.base import ItemIdentifiers
+    from llmrec.prompts.template import PromptTemplate
     from llmrec.prompts.verbalize import Verbalizer
 
 __all__ = [
     "LanguageParts",
-    "context_length",
+    "checked_template",
     "data_digests",
     "language_parts",
+    "load_base_tokenizer",
     "load_data",
     "load_language_model",
     "make_split",
@@ -39,10 +42,24 @@ __all__ = [
 class LanguageParts:
     """What stands between histories and a language model."""
 
-    tokenizer: Any
+    tokenizer: Any  # with the new tokens
     identifiers: ItemIdentifiers
     trie: CompiledTrie
     verbalizer: Verbalizer
+
+    @property
+    def new_tokens(self) -> range | None:
+        """Ids of the new tokens, or ``None``."""
+        names = self.identifiers.new_tokens
+        if not names:
+            return None
+        first = self.tokenizer.convert_tokens_to_ids(names[0])
+        return range(first, first + len(names))
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Size of a vocabulary with the new tokens; ``None`` where the pretrained one is enough."""
+        return None if self.new_tokens is None else self.new_tokens.stop
 
 
 def load_data(config: RunConfig) -> tuple[Interactions, Catalog, list[str]]:
@@ -90,9 +107,9 @@ def make_split(config: RunConfig, interactions: Interactions, catalog: Catalog) 
 
 
 def language_parts(
-    config: RunConfig, split: Split, catalog: Catalog, context_length: int | None
+    config: RunConfig, split: Split, catalog: Catalog, identifiers: ItemIdentifiers
 ) -> LanguageParts:
-    """Return tokenizer, identifiers, trie and verbalizer.
+    """Return tokenizer, trie and verbalizer for a run's identifiers.
 
     Raises
     ------
@@ -100,10 +117,38 @@ def language_parts(
         The template states the target's time although ``prompt.target_time`` is off.
     """
     from llmrec.decoding.trie import CompiledTrie
-    from llmrec.identifiers.title import title_identifiers
-    from llmrec.models import load_tokenizer
-    from llmrec.prompts.template import load_template
+    from llmrec.identifiers.base import with_new_tokens
+    from llmrec.models import load_model_config
     from llmrec.prompts.verbalize import Verbalizer
+
+    tokenizer = with_new_tokens(load_base_tokenizer(config), identifiers.new_tokens)
+    model = load_model_config(config.model.name, say_once, trust_remote_code=config.model.trust_remote_code)
+    verbalizer = Verbalizer(
+        checked_template(config),
+        tokenizer,
+        catalog,
+        identifiers.token_ids,
+        time=config.prompt.time,
+        resolution=split.protocol.time_resolution,
+        min_gap=config.prompt.min_gap,
+        max_events=config.prompt.max_events,
+        # None where the model's config does not say.
+        context_length=getattr(model, "max_position_embeddings", None),
+    )
+    return LanguageParts(
+        tokenizer, identifiers, CompiledTrie.from_sequences(identifiers.token_ids), verbalizer
+    )
+
+
+def checked_template(config: RunConfig) -> PromptTemplate:
+    """Load the prompt's template.
+
+    Raises
+    ------
+    ConfigError
+        It states the target's time although ``prompt.target_time`` is off.
+    """
+    from llmrec.prompts.template import load_template
 
     template = load_template(config.prompt.template)
     if template.reveals_target_time and not config.prompt.target_time:
@@ -112,40 +157,74 @@ def language_parts(
             "do not know. Expected {time} in the part 'after'; or set prompt.target_time to true, and the report will "
             "say so."
         )
-    tokenizer = load_tokenizer(config.model.name, notify=say_once)
-    identifiers = title_identifiers(
-        catalog, tokenizer, end=config.identifiers.end, distinguish_by=config.identifiers.distinguish_by
-    )
-    verbalizer = Verbalizer(
-        template,
-        tokenizer,
-        catalog,
-        identifiers.token_ids,
-        time=config.prompt.time,
-        resolution=split.protocol.time_resolution,
-        min_gap=config.prompt.min_gap,
-        max_events=config.prompt.max_events,
-        context_length=context_length,
-    )
-    return LanguageParts(
-        tokenizer, identifiers, CompiledTrie.from_sequences(identifiers.token_ids), verbalizer
-    )
+    return template
 
 
-def load_language_model(config: RunConfig) -> Any:
-    """Load the pretrained model on its device."""
+def load_base_tokenizer(config: RunConfig) -> Any:
+    """Load the pretrained model's tokenizer."""
+    from llmrec.models import load_tokenizer
+
+    return load_tokenizer(config.model.name, say_once, trust_remote_code=config.model.trust_remote_code)
+
+
+def load_language_model(config: RunConfig, *, tokens: int | None = None, training: bool = False) -> Any:
+    """Load the pretrained model on its device.
+
+    Parameters
+    ----------
+    tokens
+        Size of a vocabulary with new tokens, for which the model is to have room.
+    training
+        Whether it will be fine-tuned: only then quantised weights and flash attention are used.
+    """
     from llmrec.models import load_model
+    from llmrec.new_rows import make_room
 
-    device = pick_device(config.model.device)
-    dtype = config.model.dtype
+    settings = config.model
+    device = pick_device(settings.device)
+    dtype = settings.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
-    return load_model(config.model.name, dtype=dtype, device=device, notify=say_once)
+    options: dict[str, Any] = {"attn_implementation": "sdpa"}
+    if training:
+        options["attn_implementation"] = pick_attention(settings.attention, device)
+    if settings.quantize != "none":
+        options["quantization_config"] = quantisation(settings.quantize, dtype)
+    model = load_model(
+        settings.name,
+        dtype=dtype,
+        device=device,
+        notify=say_once,
+        keep_layers=settings.keep_layers,
+        trust_remote_code=settings.trust_remote_code,
+        **options,
+    )
+    return model if tokens is None else make_room(model, tokens)
 
 
-def context_length(model: Any) -> int | None:
-    """Return the longest sequence a model can read, in tokens; ``None`` where its config does not say."""
-    return getattr(model.config, "max_position_embeddings", None)
+def quantisation(kind: str, dtype: str) -> Any:
+    """Return the settings of bitsandbytes (Dettmers et al. 2022, arXiv 2208.07339; 2023, arXiv 2305.14314)."""
+    import torch
+    import transformers
+
+    make: Any = transformers.BitsAndBytesConfig
+    if kind == "8bit":
+        return make(load_in_8bit=True)
+    return make(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def pick_attention(wanted: str, device: str) -> str:
+    """Resolve ``auto``: FlashAttention where it is installed and the model is on a GPU."""
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    if wanted != "auto":
+        return wanted
+    return "flash_attention_2" if device.startswith("cuda") and is_flash_attn_2_available() else "sdpa"
 
 
 def pick_device(device: str) -> str:
@@ -153,6 +232,8 @@ def pick_device(device: str) -> str:
     import torch
 
     found = torch.cuda.is_available()
+    if found and device in ("auto", "cuda") and "LOCAL_RANK" in os.environ:
+        return f"cuda:{os.environ['LOCAL_RANK']}"  # one of several processes: its own GPU
     if device == "auto":
         return "cuda" if found else "cpu"
     if device.startswith("cuda") and not found:

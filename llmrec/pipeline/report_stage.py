@@ -26,6 +26,7 @@ from llmrec.eval.report import render_html, render_markdown
 from llmrec.eval.slices import user_slices
 from llmrec.eval.words import label
 from llmrec.pipeline.artefacts import check_key, read_json, write_text
+from llmrec.pipeline.identifiers_stage import identifiers_at_hand
 from llmrec.pipeline.parts import language_parts, sample_rows
 from llmrec.pipeline.stages import llm_systems, recommend_key
 from llmrec.progress import say
@@ -156,7 +157,7 @@ def _evaluate(
 def _prompts(
     config: RunConfig, split: Split, catalog: Catalog, users: Holdout, chosen: np.ndarray
 ) -> dict[str, str]:
-    parts = language_parts(config, split, catalog, None)
+    parts = language_parts(config, split, catalog, identifiers_at_hand(config, split, catalog))
     texts = {}
     for row in chosen:
         history = users.histories[int(row)]
@@ -238,7 +239,7 @@ def _curves(config: RunConfig, metas: dict[str, dict[str, Any]]) -> tuple[Curve,
             Curve(
                 "Language model: training loss, mean of ten steps",
                 "step",
-                "nats per token",
+                "nats per item",
                 tuple(e["step"] for e in log),
                 smooth,
             )

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from llmrec.config import RunConfig
 from llmrec.config_file import load_config
-from llmrec.errors import ArtefactError
+from llmrec.errors import ArtefactError, ConfigError
 from llmrec.pipeline.artefacts import locked
-from llmrec.pipeline.stages import finetune_stage, llm_systems, prepare, recommend_stage
+from llmrec.pipeline.parts import pick_device
+from llmrec.pipeline.stages import (
+    collaborative_vectors,
+    finetune_stage,
+    llm_systems,
+    prepare,
+    recommend_stage,
+    run_identifiers,
+)
 from llmrec.progress import say
 
-__all__ = ["dry_run", "run"]
+__all__ = ["dry_run", "finetune", "run"]
 
 
 def run(config_path: Path, overrides: Sequence[str] = (), until: str | None = None) -> None:
@@ -30,7 +39,8 @@ def run(config_path: Path, overrides: Sequence[str] = (), until: str | None = No
     LlmrecError
         The config, the data or the artefacts in the run directory cannot be used.
     """
-    config = load_config(config_path, overrides)
+    trains = until in (None, "finetune")
+    config = load_config(config_path, overrides, check=_recipe_problems if trains else None)
     with locked(config.output):
         if until not in (None, "prepare"):
             _need_split(config)
@@ -61,6 +71,43 @@ def dry_run(config_path: Path, overrides: Sequence[str] = ()) -> None:
     from llmrec.pipeline.estimate import estimate
 
     estimate(load_config(config_path, overrides))
+
+
+def finetune(config_path: Path, overrides: Sequence[str] = ()) -> Path:
+    """Do the stages up to the adapter, in one process or in each of several that accelerate has launched.
+
+    Returns the adapter's folder.
+    """
+    from accelerate import PartialState
+
+    config = load_config(config_path, overrides, check=_recipe_problems)
+    if not llm_systems(config):
+        raise ConfigError(
+            f"The config {str(config_path)!r} has no language model among its systems. Expected one: add 'llm: {{}}' to "
+            "systems."
+        )
+    cpu = pick_device(config.model.device) == "cpu"
+    state = PartialState(cpu=cpu)
+    with locked(config.output) if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            split, catalog = prepare(config)
+            run_identifiers(config, split, catalog)
+            if config.collaborative_reasons:
+                collaborative_vectors(config, split, catalog)
+        # The others read what the first has written.
+        state.wait_for_everyone()
+        if not state.is_main_process:
+            split, catalog = prepare(config)
+        finetune_stage(config, split, catalog)
+        state.wait_for_everyone()
+    return config.output / "adapter"
+
+
+def _recipe_problems(config: RunConfig) -> list[str]:
+    """Return what is wrong with a recipe; nothing is asked about one whose adapter is there."""
+    from llmrec.pipeline.checks import recipe_problems
+
+    return [] if (config.output / "adapter").is_dir() else recipe_problems(config)
 
 
 def _need_split(config: RunConfig) -> None:

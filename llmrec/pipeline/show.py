@@ -11,6 +11,7 @@ from rich.text import Text
 from llmrec.config_file import load_config
 from llmrec.data.histories import History
 from llmrec.errors import DataError, nearest
+from llmrec.pipeline.identifiers_stage import identifiers_at_hand
 from llmrec.pipeline.parts import language_parts, load_data, make_split
 from llmrec.progress import console, say
 
@@ -41,7 +42,7 @@ def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
             f"its user column, for example {known[0]!r}."
         )
     row = users.index(user)
-    parts = language_parts(config, split, catalog, None)
+    parts = language_parts(config, split, catalog, identifiers_at_hand(config, split, catalog))
     tokenizer, verbalizer = parts.tokenizer, parts.verbalizer
     when = int(split.test.target_timestamps[row])
     history = split.test.histories[row]
@@ -53,13 +54,14 @@ def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
     console.print(Text(tokenizer.decode(prompt)), end="")
     console.rule(style="dim")
     target = int(split.test.target_items[row])
-    say(f"To be generated: {parts.identifiers.texts[target]!r}, {len(parts.identifiers.token_ids[target])} tokens with "
-        "the end token")  # fmt: skip
+    say(
+        f"To be generated: {parts.identifiers.texts[target]!r}, {len(parts.identifiers.token_ids[target])} tokens"
+    )
 
     train = split.train[split.train.user_ids.index(user)]
     window = slice(-verbalizer.max_events - 1, None)
     document = verbalizer.document(History(user, train.items[window], train.timestamps[window]))
-    n_targets = int((document.labels() != -100).sum())
+    n_targets = int((document.stops - document.starts)[1:].sum())
     say(f"\nNewest training window: {len(document.token_ids):,} tokens, of which {n_targets:,} in "
         f"{len(document.starts) - 1} targets (in green; the first event is context)")  # fmt: skip
     console.rule(style="dim")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llmrec.config import RunConfig, System
 from llmrec.config_file import dump_config
@@ -18,10 +22,18 @@ from llmrec.data.split import Split
 from llmrec.data.split_files import read_split, write_split
 from llmrec.errors import ArtefactError
 from llmrec.eval.evaluate import Cost
+from llmrec.identifiers.base import ItemIdentifiers
 from llmrec.pipeline.artefacts import check_key, read_json, whole_folder, write_text
+from llmrec.pipeline.identifiers_stage import (
+    identifiers_stage,
+    new_token_start,
+    read_vectors,
+    write_vectors,
+)
 from llmrec.pipeline.memory import peak_memory, reset_peak_memory
+from llmrec.pipeline.model_card import model_card
 from llmrec.pipeline.parts import (
-    context_length,
+    LanguageParts,
     data_digests,
     language_parts,
     load_data,
@@ -30,10 +42,19 @@ from llmrec.pipeline.parts import (
     pick_device,
     sample_rows,
 )
-from llmrec.progress import bar, clock, say, say_once
+from llmrec.progress import bar, clock, say, say_once, training_bar
 from llmrec.recommenders.registry import LLM, build_recommender, kind_of
 
-__all__ = ["finetune_stage", "llm_systems", "prepare", "recommend_stage"]
+__all__ = [
+    "collaborative_vectors",
+    "finetune_key",
+    "finetune_stage",
+    "llm_systems",
+    "merged_model",
+    "prepare",
+    "recommend_stage",
+    "run_identifiers",
+]
 
 
 def prepare(config: RunConfig) -> tuple[Split, Catalog]:
@@ -70,84 +91,131 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
         return
     from llmrec.recommenders.llm import LLMRecommender
 
+    def vectors() -> NDArray[np.float32]:
+        return collaborative_vectors(config, split, catalog)
+
+    identifiers = run_identifiers(config, split, catalog)
+    parts = language_parts(config, split, catalog, identifiers)
     checkpoints = config.output / ".work" / "finetune"
-    _same_work(checkpoints, key)
-    model = load_language_model(config)
-    parts = language_parts(config, split, catalog, context_length(model))
+    if is_main_process():
+        _same_work(checkpoints, key)
+    model = load_language_model(config, tokens=parts.vocabulary, training=True)
     parameters = model.num_parameters()
+    start = new_token_start(model, config, catalog, parts, vectors)
     reset_peak_memory()
     started = time.monotonic()
-    with bar("Fine-tuning the language model, steps") as progress:
+    with training_bar() as on_step:
         llm = LLMRecommender(
             model,
             parts.verbalizer,
             parts.trie,
             finetune=config.finetune,
             decoding=config.decoding,
+            new_tokens=start,
             checkpoints=checkpoints / "checkpoints",
             seed=config.seed,
-            on_progress=progress,
+            on_step=on_step,
         )
         llm.fit(split)
     seconds = time.monotonic() - started
+    if not is_main_process():
+        return
     trainable = sum(p.numel() for p in llm.model.parameters() if p.requires_grad)
+    totals = {n: int(sum(e[n] for e in llm.history_)) for n in ("tokens", "padded_tokens", "targets")}
+    meta = {
+        "key": key,
+        "log": llm.history_,
+        "validations": llm.validations_,
+        "best_step": llm.best_step_,
+        "counts": {**totals, "epochs": llm.history_[-1]["epoch"]},
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory(),
+        "parameters": parameters,
+        "trainable_parameters": trainable,
+        "changed_titles": {catalog.item_ids[i]: identifiers.texts[i] for i in identifiers.changed}
+        if identifiers.scheme == "title"
+        else {},
+    }
     with whole_folder(folder) as work:
         llm.model.save_pretrained(str(work))
-        _write_json(
-            work / "llmrec.json",
-            {
-                "key": key,
-                "log": llm.history_,
-                "counts": llm.counts_,
-                "seconds": seconds,
-                "peak_memory_bytes": peak_memory(),
-                "parameters": parameters,
-                "trainable_parameters": trainable,
-                "changed_titles": {
-                    catalog.item_ids[i]: parts.identifiers.texts[i] for i in parts.identifiers.changed
-                },
-            },
+        _write_json(work / "llmrec.json", meta)
+        write_text(
+            work / "README.md",
+            model_card(config, split.protocol, identifiers, meta, vocabulary=parts.vocabulary),
         )
     shutil.rmtree(checkpoints, ignore_errors=True)
-    tokens = llm.counts_["tokens"]
     say(
-        f"Fine-tuned in {clock(seconds)}: {llm.counts_['targets']:,.0f} next items, {tokens:,.0f} tokens "
-        f"({tokens / seconds:,.0f} tokens/s); loss {llm.history_[0]['loss']:.2f} to {llm.history_[-1]['loss']:.2f}."
+        f"Fine-tuned in {clock(seconds)}: {totals['targets']:,} next items, {totals['tokens']:,} tokens "
+        f"({totals['targets'] / seconds:,.0f} and {totals['tokens'] / seconds:,.0f} a second), "
+        f"{1 - totals['tokens'] / totals['padded_tokens']:.1%} padding; loss {llm.history_[0]['loss']:.2f} to "
+        f"{llm.history_[-1]['loss']:.2f} nats per item{_best_words(config, meta)}."
     )
+
+
+def _best_words(config: RunConfig, meta: dict[str, Any]) -> str:
+    if not meta["validations"]:
+        return ""
+    metric = config.finetune.validation.metric
+    best = next(v for v in meta["validations"] if v["step"] == meta["best_step"])
+    return f"; kept step {meta['best_step']} with a validation {metric} of {best[metric]:.4f}"
+
+
+def run_identifiers(config: RunConfig, split: Split, catalog: Catalog) -> ItemIdentifiers:
+    """Return the identifiers of a run, made now if they are not there."""
+    return identifiers_stage(
+        config, split, catalog, identifiers_key(config), lambda: collaborative_vectors(config, split, catalog)
+    )
+
+
+def collaborative_vectors(config: RunConfig, split: Split, catalog: Catalog) -> NDArray[np.float32]:
+    """Return the item vectors of ``identifiers.collaborative_system`` [N, d]; fits that system if need be."""
+    name = config.identifiers.collaborative_system
+    path, key = config.output / "vectors" / f"{name}.safetensors", recommend_key(config, name)
+    found = read_vectors(path, key)
+    if found is None:
+        # Its lists are made on the way, so that it is not fitted twice.
+        _recommend_one(config, name, split, catalog, again=True)
+        found = read_vectors(path, key)
+        assert found is not None
+    return found
 
 
 def recommend_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
     """Make the lists of every system that has none yet."""
-    for name, system in config.systems.items():
-        path = config.output / "recommendations" / f"{name}.parquet"
-        key = recommend_key(config, name)
-        if path.is_file():
-            meta = read_meta(path)
-            if meta is None:
-                raise ArtefactError(
-                    f"{str(path)!r} was made elsewhere, and the config has a system of the same name. Expected one or "
-                    f"the other: rename the file, or take {name!r} out of systems."
-                )
-            check_key(path, meta.get("key", {}), key)
-            continue
-        make = _recommend_llm if kind_of(name, system) == LLM else _recommend_other
-        recs, meta = make(config, name, system, split, catalog)
-        write_recommendations(path, recs, catalog, {"key": key, **meta})
+    for name in config.systems:
+        _recommend_one(config, name, split, catalog)
+
+
+def _recommend_one(
+    config: RunConfig, name: str, split: Split, catalog: Catalog, *, again: bool = False
+) -> None:
+    system = config.systems[name]
+    path = config.output / "recommendations" / f"{name}.parquet"
+    key = recommend_key(config, name)
+    if path.is_file():
+        meta = read_meta(path)
+        if meta is None:
+            raise ArtefactError(
+                f"{str(path)!r} was made elsewhere, and the config has a system of the same name. Expected one or "
+                f"the other: rename the file, or take {name!r} out of systems."
+            )
+        check_key(path, meta.get("key", {}), key)
+        if not again:
+            return
+    make = _recommend_llm if kind_of(name, system) == LLM else _recommend_other
+    recs, meta = make(config, name, system, split, catalog)
+    write_recommendations(path, recs, catalog, {"key": key, **meta})
 
 
 def _recommend_llm(
     config: RunConfig, name: str, system: System, split: Split, catalog: Catalog
 ) -> tuple[Recommendations, dict[str, Any]]:
-    from peft import PeftModel
-
     from llmrec.recommenders.llm import LLMRecommender
 
-    folder = config.output / "adapter"
-    trained = _adapter_meta(folder, finetune_key(config))
-    base = load_language_model(config)
-    parts = language_parts(config, split, catalog, context_length(base))
-    # Merged, an adapter costs nothing at decoding time.
-    model = PeftModel.from_pretrained(base, str(folder)).merge_and_unload().eval()
+    key = finetune_key(config)
+    _adapter_meta(config.output / "adapter", key)
+    parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
+    model, trained = merged_model(config, parts, key)
     holdout = split.test.select(sample_rows(config, split))
     reset_peak_memory()
     started = time.monotonic()
@@ -180,6 +248,17 @@ def _recommend_llm(
     return recs, {"cost": asdict(cost), "certified": float(llm.certified_.mean())}
 
 
+def merged_model(config: RunConfig, parts: LanguageParts, key: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the fine-tuned model and what the fine-tune stage wrote beside its adapter."""
+    from peft import PeftModel
+
+    folder = config.output / "adapter"
+    trained = _adapter_meta(folder, key)
+    base = load_language_model(config, tokens=parts.vocabulary)
+    # Merged, an adapter costs nothing at decoding time.
+    return PeftModel.from_pretrained(base, str(folder)).merge_and_unload().eval(), trained
+
+
 def _recommend_other(
     config: RunConfig, name: str, system: System, split: Split, catalog: Catalog
 ) -> tuple[Recommendations, dict[str, Any]]:
@@ -204,6 +283,12 @@ def _recommend_other(
         peak_memory_bytes=peak_memory(),
         device=device_words(device),
     )
+    if name == config.identifiers.collaborative_system and config.collaborative_reasons:
+        write_vectors(
+            config.output / "vectors" / f"{name}.safetensors",
+            recommender.item_vectors(),
+            recommend_key(config, name),
+        )
     meta = {"cost": asdict(cost), "epochs": getattr(recommender, "history_", [])}
     if meta["epochs"]:
         meta["best_epoch"] = recommender.best_epoch_
@@ -223,20 +308,33 @@ def prepare_key(config: RunConfig) -> dict[str, Any]:
     return {**dumped, "files": data_digests(config)}
 
 
-def finetune_key(config: RunConfig) -> dict[str, Any]:
-    """Return what decides the adapter. ``save_steps`` and the device decide nothing."""
+def identifiers_key(config: RunConfig) -> dict[str, Any]:
+    """Return what decides the identifiers."""
     from llmrec.models import fingerprint
 
-    dumped = config.model_dump(mode="json", include={"prompt", "identifiers", "model", "finetune"})
-    del dumped["finetune"]["save_steps"], dumped["model"]["device"]
-    template = config.prompt.template
-    text = Path(template).read_text(encoding="utf-8") if Path(template).is_file() else template
+    model = config.model.model_dump(mode="json", include={"name", "keep_layers"})
+    dumped = config.model_dump(mode="json", include={"identifiers"})
+    system = config.identifiers.collaborative_system
+    vectors = {"vectors": recommend_key(config, system)} if config.collaborative_reasons else {}
     return {
         **prepare_key(config),
         **dumped,
+        **vectors,
+        "model": model,
         "model_fingerprint": fingerprint(config.model.name, say_once),
-        "template_text": text,
     }
+
+
+def finetune_key(config: RunConfig) -> dict[str, Any]:
+    """Return what decides the adapter. How often it is saved, where it runs and in what pieces decide nothing."""
+    dumped = config.model_dump(mode="json", include={"prompt", "model", "finetune"})
+    for name in ("save_steps", "report_to", "micro_batch_tokens", "gradient_checkpointing"):
+        del dumped["finetune"][name]
+    for name in ("device", "attention", "trust_remote_code"):
+        del dumped["model"][name]
+    template = config.prompt.template
+    text = Path(template).read_text(encoding="utf-8") if Path(template).is_file() else template
+    return {**identifiers_key(config), **dumped, "template_text": text}
 
 
 def recommend_key(config: RunConfig, name: str) -> dict[str, Any]:
@@ -261,6 +359,11 @@ def device_words(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} CPU cores ({platform.machine()})"
+
+
+def is_main_process() -> bool:
+    """Say whether this is the only process, or the first of several that accelerate launched."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _adapter_meta(folder: Path, key: dict[str, Any]) -> dict[str, Any]:

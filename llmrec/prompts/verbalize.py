@@ -35,19 +35,9 @@ class Document:
     """A verbalised history and where its identifiers lie."""
 
     token_ids: NDArray[np.int64]  # [T]
+    items: NDArray[np.int32]  # [L]
     starts: NDArray[np.int64]  # [L] first token of each event's identifier
     stops: NDArray[np.int64]  # [L] one past its last token (which is the end token)
-
-    def labels(self, first_target: int = 1) -> NDArray[np.int64]:
-        """Return the token ids where a target's identifier stands and -100 elsewhere [T].
-
-        The first ``first_target`` events are context only: nothing precedes the very first event, so there is
-        nothing to predict it from.
-        """
-        labels = np.full(len(self.token_ids), -100, dtype=np.int64)
-        for start, stop in zip(self.starts[first_target:], self.stops[first_target:], strict=True):
-            labels[start:stop] = self.token_ids[start:stop]
-        return labels
 
 
 class Verbalizer:
@@ -115,7 +105,9 @@ class Verbalizer:
             position = stops[-1] + len(after)
         tokens = np.concatenate(pieces)
         self._check_length(tokens, history)
-        return Document(tokens, np.asarray(starts, dtype=np.int64), np.asarray(stops, dtype=np.int64))
+        return Document(
+            tokens, history.items, np.asarray(starts, dtype=np.int64), np.asarray(stops, dtype=np.int64)
+        )
 
     def prompt(self, history: History, target_timestamp: int | None = None) -> NDArray[np.int64]:
         """Return the token ids after which the next item's identifier is to be generated.

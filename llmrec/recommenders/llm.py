@@ -6,26 +6,62 @@ Shapes: U users, K recommendations.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from llmrec.config import Decoding, Finetune
 from llmrec.data.histories import Histories
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
+from llmrec.data.windows import Windows
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
 from llmrec.decoding.trie import CompiledTrie
-from llmrec.finetune.examples import training_documents, windows
-from llmrec.finetune.train import add_lora, finetune
+from llmrec.finetune.batches import collate, plan_epoch
+from llmrec.finetune.examples import (
+    Alternatives,
+    Example,
+    one_target_windows,
+    training_examples,
+    training_windows,
+)
+from llmrec.finetune.lora import add_lora
+from llmrec.finetune.new_tokens import NewTokens
+from llmrec.finetune.objective import NextItemLoss
+from llmrec.finetune.train import Step, Validate, finetune
 from llmrec.prompts.verbalize import Verbalizer
 
-__all__ = ["LLMRecommender"]
+__all__ = ["LLMRecommender", "NewTokenStart", "alternatives_of"]
 
 OnProgress = Callable[[int, int], None]  # (done, of how many)
+
+
+@dataclass(frozen=True, eq=False)
+class NewTokenStart:
+    """What the embeddings of n new tokens start from, see :class:`~llmrec.finetune.new_tokens.NewTokens`."""
+
+    ids: range  # [n]
+    rows: NDArray[np.float32]  # [n, D]
+    vectors: NDArray[np.float32] | None  # [n, d] collaborative
+
+
+def alternatives_of(trie: CompiledTrie) -> Alternatives:
+    """Return a trie's arrays as training uses them."""
+    prefixes: list[list[int]] = [[] for _ in range(trie.n_items)]
+    item, node = np.arange(trie.n_items), trie.leaf.astype(np.int64)
+    while len(item):
+        node = trie.parent(node)
+        for i, n in zip(item.tolist(), node.tolist(), strict=True):
+            prefixes[i].append(n)
+        item, node = item[node > 0], node[node > 0]
+    return Alternatives(
+        trie.alphabet, trie.indptr, trie.code, [np.array(p[::-1], dtype=np.int64) for p in prefixes]
+    )
 
 
 class LLMRecommender:
@@ -41,19 +77,25 @@ class LLMRecommender:
         The identifiers that ``verbalizer`` writes, compiled.
     finetune, decoding
         Settings of :meth:`fit` and :meth:`recommend`.
+    new_tokens
+        How the embeddings of new tokens start, where the identifiers have any; the model must have room for them
+        (:func:`llmrec.new_rows.make_room`).
     checkpoints
         Folder in which :meth:`fit` keeps what a killed run goes on from; needed for ``fit`` only.
     seed
         Of the adapter's first weights, of dropout and of the order of documents.
     on_progress
-        Called with (steps or users done, all of them).
+        Called with (users done, all of them).
+    on_step
+        Called after each optimiser step.
 
     Attributes
     ----------
     history_
-        One dict per optimiser step of :meth:`fit`: ``step`` and ``loss``.
-    counts_
-        What :meth:`fit` read: windows, tokens, targets (next items), epochs.
+        One dict per optimiser step of :meth:`fit`: ``step``, ``loss`` (nats per next item), ``tokens``,
+        ``padded_tokens``, ``targets`` (next items), ``seconds``.
+    validations_, best_step_
+        One dict per validation, and the step whose weights were kept.
     prompt_tokens_, beam_tokens_
         Tokens that the last :meth:`recommend` put through the model: of prompts, and behind them.
     certified_
@@ -68,41 +110,94 @@ class LLMRecommender:
         *,
         finetune: Finetune,
         decoding: Decoding,
+        new_tokens: NewTokenStart | None = None,
         checkpoints: Path | None = None,
         seed: int = 0,
         name: str = "llm",
         on_progress: OnProgress | None = None,
+        on_step: Callable[[Step], None] | None = None,
     ) -> None:
         self.model, self.verbalizer, self.trie = model, verbalizer, trie
-        self.finetune, self.decoding = finetune, decoding
-        self.checkpoints, self.seed, self.name, self.on_progress = checkpoints, seed, name, on_progress
+        self.finetune, self.decoding, self.new_tokens = finetune, decoding, new_tokens
+        self.checkpoints, self.seed, self.name = checkpoints, seed, name
+        self.on_progress, self.on_step = on_progress, on_step
         self.history_: list[dict[str, float]] = []
-        self.counts_: dict[str, float] = {}
+        self.validations_: list[dict[str, float]] = []
+        self.best_step_ = 0
         self.prompt_tokens_ = 0
         self.beam_tokens_ = 0
         self.certified_: NDArray[np.bool_] = np.empty(0, dtype=bool)
 
     def fit(self, split: Split) -> None:
-        """Add LoRA adapters and train them on windows of the training histories."""
+        """Add LoRA adapters and train them, and new tokens, on windows of the training histories."""
         if self.checkpoints is None:
             raise ValueError("fit needs a folder for checkpoints")
-        cut = windows(split.train, self.verbalizer.max_events, self.finetune.windows_per_user)
-        documents = training_documents(self.verbalizer, split.train, cut)
-        self.model = add_lora(self.model, self.finetune, self.seed)
-        self.history_, used = finetune(
-            self.model,
-            documents,
-            self.finetune,
+        settings, start = self.finetune, self.new_tokens
+        self.model = add_lora(self.model, settings, self.seed, None if start is None else start.ids)
+        new = None
+        if start is not None:
+            new = NewTokens(
+                self.model, start.rows, start.vectors, dropout=settings.new_tokens.dropout, seed=self.seed
+            )
+        alternatives = alternatives_of(self.trie) if settings.loss == "catalogue" else None
+        objective = NextItemLoss(self.model, alternatives, new, label_smoothing=settings.label_smoothing)
+
+        def examples(epoch: int) -> list[Example]:
+            # In the first pass the newest window of each user is full; later ones show events in other contexts.
+            rng = np.random.default_rng([self.seed, epoch, 1]) if epoch else None
+            windows = training_windows(
+                split.train, self.verbalizer.max_events, settings.windows_per_user, rng
+            )
+            if settings.examples == "one-target":
+                windows = one_target_windows(windows, split.train, self.verbalizer.max_events)
+            return training_examples(self.verbalizer, split.train, windows, alternatives)
+
+        outcome = finetune(
+            objective,
+            examples,
+            settings,
             checkpoints=self.checkpoints,
             seed=self.seed,
-            on_step=self.on_progress,
+            validate=self._validator(objective, split, alternatives),
+            on_step=self.on_step,
+            run_name=self.name,
         )
-        self.counts_ = {
-            "windows": len(used),
-            "tokens": sum(len(documents[i].token_ids) for i in used),
-            "targets": sum(len(documents[i].starts) - 1 for i in used),
-            "epochs": len(used) / len(documents),
-        }
+        self.history_, self.validations_, self.best_step_ = (
+            outcome.log,
+            outcome.validations,
+            outcome.best_step,
+        )
+
+    def _validator(
+        self, objective: NextItemLoss, split: Split, alternatives: Alternatives | None
+    ) -> Validate:
+        """Return the function that measures the metric of ``finetune.validation``."""
+        settings = self.finetune.validation
+        rows = np.arange(len(split.valid))
+        if settings.users is not None and settings.users < len(rows):
+            rows = np.sort(np.random.default_rng(self.seed).choice(rows, size=settings.users, replace=False))
+
+        def ndcg(process: int, processes: int) -> tuple[float, int]:
+            part = split.valid.select(rows[process::processes])
+            found = self._lists(part.histories, 10, split.protocol.exclude_seen, part.target_timestamps)
+            hit, rank = np.nonzero(found.items == part.target_items[:, None])
+            return float((1 / np.log2(rank + 2)).sum()) if len(hit) else 0.0, len(part)
+
+        def loss(process: int, processes: int) -> tuple[float, int]:
+            part = split.valid.select(rows[process::processes])
+            whole = part.with_targets()
+            last = whole.indptr[1:] - 1
+            begin = np.maximum(whole.indptr[:-1], last - self.verbalizer.max_events)
+            read = training_examples(self.verbalizer, whole, Windows(begin, last, last + 1), alternatives)
+            lengths = np.array([len(e) for e in read])
+            budget = max(self.finetune.micro_batch_tokens or self.finetune.batch_tokens, int(lengths.max()))
+            total = 0.0
+            with torch.inference_mode():
+                for batch in plan_epoch(lengths, budget, np.random.default_rng(0)):
+                    total += float(objective.loss(collate([read[i] for i in batch]).to(self.model.device)))
+            return total, len(part)
+
+        return ndcg if settings.metric == "ndcg@10" else loss
 
     def recommend(
         self,
@@ -124,9 +219,21 @@ class LLMRecommender:
         PromptError
             A prompt does not fit into the model's context, or a history is empty.
         """
+        self.prompt_tokens_ = self.beam_tokens_ = 0
+        return self._lists(histories, k, exclude_seen, target_timestamps, self.on_progress)
+
+    def _lists(
+        self,
+        histories: Histories,
+        k: int,
+        exclude_seen: bool,
+        target_timestamps: NDArray[np.int64] | None,
+        on_progress: OnProgress | None = None,
+    ) -> Recommendations:
+        if not self.verbalizer.template.reveals_target_time:
+            target_timestamps = None
         when = [None] * len(histories) if target_timestamps is None else [int(t) for t in target_timestamps]
         prompts = [self.verbalizer.prompt(h, t) for h, t in zip(histories, when, strict=True)]
-        self.prompt_tokens_ = self.beam_tokens_ = 0
         items = np.full((len(histories), k), -1, dtype=np.int32)
         scores = np.full((len(histories), k), -np.inf)
         self.certified_ = np.zeros(len(histories), dtype=bool)
@@ -137,8 +244,8 @@ class LLMRecommender:
             seen = [histories[int(r)].items if exclude_seen else np.empty(0, np.int32) for r in rows]
             self._search(rows, [prompts[r] for r in rows], seen, items, scores)
             self.prompt_tokens_ += sum(len(prompts[r]) for r in rows)
-            if self.on_progress is not None:
-                self.on_progress(start + len(rows), len(order))
+            if on_progress is not None:
+                on_progress(start + len(rows), len(order))
         return Recommendations(self.name, histories.user_ids, items, scores)
 
     def _search(
@@ -162,7 +269,7 @@ class LLMRecommender:
             self.trie,
             prompts,
             k,
-            width=decoding.beam_width,
+            width=max(decoding.beam_width, k),
             exclude=exclude,
             normalisation=decoding.normalisation,
             until_certified=decoding.until_certified,

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from llmrec.config import System
 from llmrec.errors import ConfigError, nearest
 
-__all__ = ["LLM", "RECOMMENDERS", "build_recommender", "system_problems"]
+__all__ = ["LLM", "RECOMMENDERS", "build_recommender", "kind_of", "recommender_class", "system_problems"]
 
 LLM = "llm"
 """The kind that is configured by the sections prompt, identifiers, model, finetune and decoding."""
@@ -33,7 +33,7 @@ def kind_of(name: str, system: System) -> str:
 
 def build_recommender(name: str, system: System, **injected: Any) -> Any:
     """Make a recommender; ``injected`` keywords reach it if its constructor takes them."""
-    cls = _load(kind_of(name, system))
+    cls = recommender_class(kind_of(name, system))
     accepted = inspect.signature(cls.__init__).parameters
     return cls(**system.options, **{k: v for k, v in {"name": name, **injected}.items() if k in accepted})
 
@@ -48,7 +48,7 @@ def system_problems(name: str, system: System) -> list[str]:
             for option in system.options
         ]
     try:
-        cls = _load(kind)
+        cls = recommender_class(kind)
     except ConfigError as error:
         return [f"systems.{name}: {error}"]
     parameters = inspect.signature(cls.__init__).parameters
@@ -75,7 +75,8 @@ def system_problems(name: str, system: System) -> list[str]:
     return problems
 
 
-def _load(kind: str) -> Any:
+def recommender_class(kind: str) -> Any:
+    """Return the class of a kind: a built-in one, or that of ``package.module:Class``."""
     path = RECOMMENDERS.get(kind, kind)
     module, _, attribute = path.partition(":")
     if not attribute:

@@ -5,7 +5,9 @@ Shapes: B users, L events, D features, H heads, N items of the catalogue, M posi
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -199,3 +201,10 @@ class SASRec(SequentialRecommender):
             dropout=self.dropout,
             temperature=self.temperature,
         )
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """Return the fitted item embeddings, of length 1 as the logits use them [N, D]."""
+        model = self.model_
+        assert isinstance(model, SASRecModel)
+        vectors: NDArray[np.float32] = F.normalize(model.items.weight.detach(), dim=-1).cpu().numpy()
+        return vectors

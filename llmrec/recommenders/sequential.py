@@ -22,9 +22,10 @@ from torch.utils.checkpoint import checkpoint
 
 from llmrec.data.histories import Histories, Holdout
 from llmrec.data.split import Split
+from llmrec.data.windows import Windows
 from llmrec.errors import ConfigError, DataError
 from llmrec.recommenders.base import ScoringRecommender
-from llmrec.recommenders.windows import Batch, Windows, last_events, training_batches
+from llmrec.recommenders.windows import Batch, last_events, training_batches
 
 __all__ = ["OnEpoch", "SequenceModel", "SequentialRecommender", "holdout_metrics"]
 

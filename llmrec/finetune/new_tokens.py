@@ -1,0 +1,179 @@
+"""Embeddings of new tokens: trained on their own, beside a frozen pretrained matrix.
+
+They live in PEFT's trainable tokens, one set for the input embedding and one for the head, so that the adapter loads
+wherever PEFT does. While they are trained neither matrix is ever copied or multiplied as a whole.
+
+Shapes: n new tokens, D features of the language model, d features of the collaborative vectors, B documents, T tokens,
+P predictions, A tokens of the catalogue's alphabet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["NewTokens", "mean_of_items", "title_rows"]
+
+_ADAPTER = "default"  # PEFT's name of the only adapter
+
+
+class NewTokens(nn.Module):
+    """Input and output embeddings of n new tokens.
+
+    Parameters
+    ----------
+    model
+        What :func:`llmrec.finetune.lora.add_lora` returned for a model with new tokens.
+    rows
+        What the tokens stand for in the language model's own terms [n, D], see :func:`title_rows`.
+    vectors
+        Collaborative vectors [n, d], or ``None``. Without them both embeddings are free and start from ``rows``. With
+        them a token's input embedding is ``row + Q v`` and its logit ``v . P h``, where h is the model's state and v the
+        token's vector: the two maps and the vectors are trained, n x d + 2 D x d numbers instead of 2 n x D.
+    dropout
+        Share of features of new tokens' embeddings, and of states that are scored, zeroed in training.
+    seed
+        Of the maps.
+    """
+
+    rows: Tensor  # [n, D]
+
+    def __init__(
+        self,
+        model: Any,
+        rows: NDArray[np.floating],
+        vectors: NDArray[np.floating] | None,
+        *,
+        dropout: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        causal = model.get_base_model()
+        # In tuples, so that the layers are not registered (and saved) a second time.
+        self._layers = (causal.get_input_embeddings(), causal.get_output_embeddings())
+        self.first = int(_tokens(self._layers[0])[0])
+        self.dropout = dropout
+        device = self._delta(0).device
+        start = torch.as_tensor(rows, dtype=torch.float32, device=device)
+        self.aligned = vectors is not None
+        if vectors is None:
+            for which in (0, 1):
+                self._delta(which).data.copy_(start)
+            return
+        for which in (0, 1):
+            self._delta(which).requires_grad_(False)
+        self.register_buffer("rows", start, persistent=False)
+        d = vectors.shape[1]
+        scale = float(start.square().mean().sqrt())
+        generator = torch.Generator().manual_seed(seed)
+        unit = F.normalize(torch.as_tensor(vectors, dtype=torch.float32), dim=-1) * d**0.5
+        self.vectors = nn.Parameter(unit.to(device))
+        # Both parts of an input embedding have the same size at the start; a logit is of size 1.
+        self.to_input = nn.Parameter(
+            (torch.randn(start.shape[1], d, generator=generator) * scale / d**0.5).to(device)
+        )
+        self.to_score = nn.Parameter(
+            (torch.randn(d, start.shape[1], generator=generator) / (3 * start.shape[1]) ** 0.5).to(device)
+        )
+        self.materialise()
+
+    def inputs(self) -> Tensor:
+        """Return the input embeddings [n, D]."""
+        if not self.aligned:
+            return self._delta(0)
+        rows: Tensor = self.rows + F.linear(self.vectors, self.to_input)
+        return rows
+
+    def outputs(self) -> Tensor:
+        """Return the rows of the head [n, D]."""
+        if not self.aligned:
+            return self._delta(1)
+        return self.vectors @ self.to_score / self.vectors.shape[1] ** 0.5
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Return the input embeddings of tokens, old and new [B, T, D]."""
+        new = token_ids >= self.first  # [B, T]
+        old_rows = self._layers[0].token_adapter.base_layer(token_ids.masked_fill(new, 0))
+        new_rows = F.embedding((token_ids - self.first).clamp(min=0), self.inputs())
+        return torch.where(new[..., None], self.drop(new_rows).to(old_rows.dtype), old_rows)
+
+    def drop(self, features: Tensor) -> Tensor:
+        """Apply dropout."""
+        return F.dropout(features, self.dropout, self.training)
+
+    def head(self, alphabet: Tensor) -> Tensor:
+        """Return the head's rows for some tokens, old and new [A, D]."""
+        outputs = self.outputs()
+        if len(alphabet) == len(outputs) and int(alphabet[0]) == self.first:
+            return outputs
+        old = self._layers[1].token_adapter.base_layer.weight[alphabet]
+        new = outputs[(alphabet - self.first).clamp(min=0)]
+        return torch.where((alphabet >= self.first)[:, None], new.to(old.dtype), old)
+
+    @torch.no_grad()
+    def materialise(self) -> None:
+        """Write the embeddings into PEFT's trainable tokens, from where they are decoded and saved."""
+        if self.aligned:
+            for which, rows in ((0, self.inputs()), (1, self.outputs())):
+                self._delta(which).data.copy_(rows)
+
+    def _delta(self, which: int) -> Tensor:
+        delta: Tensor = self._layers[which].token_adapter.trainable_tokens_delta[_ADAPTER]
+        return delta
+
+
+def _tokens(layer: Any) -> list[int]:
+    tokens: list[int] = layer.token_adapter.token_indices[_ADAPTER]
+    return tokens
+
+
+def title_rows(embedding: Tensor, titles: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """Return for each item the mean input embedding of its title's tokens, centred and of natural size [N, D].
+
+    Means of several embeddings are all alike; without their common part, and scaled up to the size of single
+    embeddings, they tell items apart from the start.
+
+    Parameters
+    ----------
+    embedding
+        The pretrained input embedding [V, D].
+    titles
+        Token ids of each title [N].
+    """
+    weight = embedding.detach().float().cpu()
+    means = torch.stack(
+        [weight[torch.as_tensor(t, dtype=torch.long)].sum(0) / max(len(t), 1) for t in titles]
+    )
+    means = means - means.mean(0)
+    size = weight.square().mean().sqrt() / means.square().mean().sqrt().clamp(min=1e-12)
+    rows: NDArray[np.float32] = (means * size).numpy()
+    return rows
+
+
+def mean_of_items(
+    values: NDArray[np.floating], token_ids: Sequence[Sequence[int]], first: int, n_tokens: int
+) -> NDArray[np.float32]:
+    """Return for each new token the mean over the items whose identifiers hold it; 0 for a token of none [n, D].
+
+    Parameters
+    ----------
+    values
+        A row per item [N, D].
+    token_ids
+        Identifiers [N].
+    first, n_tokens
+        The new tokens' ids begin at ``first``.
+    """
+    item = np.repeat(np.arange(len(token_ids)), [len(t) for t in token_ids])
+    token = np.concatenate([np.asarray(t) for t in token_ids]) - first
+    item, token = item[token >= 0], token[token >= 0]
+    total = np.zeros((n_tokens, values.shape[1]), dtype=np.float64)
+    np.add.at(total, token, values[item])
+    counts = np.bincount(token, minlength=n_tokens)[:, None]
+    return (total / np.maximum(counts, 1)).astype(np.float32)

@@ -1,0 +1,151 @@
+"""What is minimised: the negative log-probability of the next items.
+
+Shapes: B documents, T tokens, D features, P predictions, A tokens of the catalogue's alphabet, n new tokens,
+c allowed tokens of all predictions together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmrec.errors import ConfigError
+from llmrec.finetune.batches import Batch
+from llmrec.finetune.examples import Alternatives
+from llmrec.finetune.new_tokens import NewTokens
+from llmrec.tensors import logsumexp_by_row
+
+__all__ = ["NextItemLoss"]
+
+
+class NextItemLoss(nn.Module):
+    """Sum of the cross-entropy of all targets of a batch, in nats.
+
+    A module of its own around the language model, so that DDP and FSDP see one forward pass.
+
+    Parameters
+    ----------
+    model
+        A causal language model of transformers with PEFT adapters.
+    alternatives
+        The tokens that the softmax is over; ``None`` for the whole vocabulary. With them the head is computed for the
+        catalogue's tokens alone, at the positions that predict one and have a choice.
+    new_tokens
+        Embeddings of tokens that the pretrained model lacks.
+    label_smoothing
+        Probability mass spread evenly over the allowed tokens (Szegedy et al. 2016).
+
+    Raises
+    ------
+    ConfigError
+        The model computes its logits by more than a matrix product, so they cannot be had for some tokens only.
+    """
+
+    alphabet: Tensor  # [A]
+    indptr: Tensor  # [S + 1]
+    code: Tensor  # [E]
+
+    def __init__(
+        self,
+        model: Any,
+        alternatives: Alternatives | None,
+        new_tokens: NewTokens | None = None,
+        *,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.model, self.new_tokens, self.label_smoothing = model, new_tokens, label_smoothing
+        self.over_catalogue = alternatives is not None
+        if alternatives is None:
+            return
+        causal = model.get_base_model()
+        if not _plain_head(causal):
+            raise ConfigError(
+                f"{type(causal).__name__} computes its logits by more than a matrix product. Expected a plain head for "
+                "finetune.loss: catalogue; set it to vocab."
+            )
+
+        def buffer(name: str, values: Any) -> None:
+            self.register_buffer(name, torch.as_tensor(np.asarray(values, np.int64)), persistent=False)
+
+        buffer("alphabet", alternatives.alphabet)
+        buffer("indptr", alternatives.indptr)
+        buffer("code", alternatives.code)
+        # With a single prefix, the empty one, every prediction is over the whole alphabet.
+        self.one_choice = len(alternatives.indptr) == 2
+
+    def forward(self, token_ids: Tensor, positions: Tensor, labels: Tensor, prefixes: Tensor) -> Tensor:
+        """Return the summed loss of a :class:`Batch`."""
+        if not self.over_catalogue:
+            return self._over_vocabulary(token_ids, positions, labels)
+        states = self._states(token_ids).flatten(0, 1)[positions]  # [P, D]
+        if self.new_tokens is not None:
+            states = self.new_tokens.drop(states)
+        logits = F.linear(states, *self._head()).float()  # [P, A]
+        target = torch.searchsorted(self.alphabet, labels)
+        if self.one_choice:
+            return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="sum")
+        own = logits.gather(1, target[:, None])[:, 0]
+        counts = self.indptr[prefixes + 1] - self.indptr[prefixes]  # [P]
+        row = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)  # [c]
+        first = self.indptr[prefixes] - (counts.cumsum(0) - counts)
+        allowed = self.code[first[row] + torch.arange(len(row), device=row.device)]
+        scores = logits[row, allowed]
+        total = logsumexp_by_row(scores, row, len(counts))
+        loss = total - own
+        if self.label_smoothing:
+            mean = torch.zeros_like(total).index_add(0, row, scores) / counts
+            loss = loss + self.label_smoothing * (own - mean)
+        return loss.sum()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the summed loss of a batch."""
+        result: Tensor = self(batch.token_ids, batch.positions, batch.labels, batch.prefixes)
+        return result
+
+    def _over_vocabulary(self, token_ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+        width = token_ids.shape[1]
+        # The head for columns that hold a prediction in any document only.
+        columns, place = torch.unique(positions % width, return_inverse=True)
+        logits = self.model(input_ids=token_ids, logits_to_keep=columns, use_cache=False).logits  # [B, C, V]
+        chosen = logits[positions // width, place].float()
+        return F.cross_entropy(chosen, labels, label_smoothing=self.label_smoothing, reduction="sum")
+
+    def _states(self, token_ids: Tensor) -> Tensor:
+        """Return the last hidden states [B, T, D]."""
+        causal = self.model.get_base_model()
+        backbone = getattr(causal, causal.base_model_prefix)
+        if self.new_tokens is None:
+            states: Tensor = backbone(input_ids=token_ids, use_cache=False).last_hidden_state
+        else:
+            states = backbone(
+                inputs_embeds=self.new_tokens.embed(token_ids), use_cache=False
+            ).last_hidden_state
+        return states
+
+    def _head(self) -> tuple[Tensor, Tensor | None]:
+        """Return the head's weight [A, D] and bias [A] for the alphabet."""
+        if self.new_tokens is not None:
+            return self.new_tokens.head(self.alphabet), None
+        head = self.model.get_base_model().get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        return head.weight[self.alphabet], None if bias is None else bias[self.alphabet]
+
+
+@torch.no_grad()
+def _plain_head(causal: Any) -> bool:
+    """Say whether logits are the head's weight times the last hidden state and nothing else."""
+    head = causal.get_output_embeddings()
+    if type(getattr(head, "original_module", head)) is not nn.Linear:  # PEFT wraps a head that has new tokens
+        return False
+    was_training = causal.training
+    causal.eval()
+    ids = torch.arange(1, 5, device=head.weight.device)[None]
+    output = causal(input_ids=ids, output_hidden_states=True, use_cache=False)
+    expected = head(output.hidden_states[-1])
+    causal.train(was_training)
+    return bool(torch.allclose(output.logits.float(), expected.float(), rtol=1e-2, atol=1e-3))

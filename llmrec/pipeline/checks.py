@@ -1,0 +1,197 @@
+"""What is wrong with a recipe, all of it, before a model is loaded or anything is computed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+from llmrec.config import RunConfig
+from llmrec.errors import LlmrecError
+from llmrec.pipeline.parts import checked_template, load_base_tokenizer, load_data, pick_device
+from llmrec.progress import say_once
+from llmrec.recommenders.registry import LLM, RECOMMENDERS, kind_of
+
+__all__ = ["recipe_problems"]
+
+
+def recipe_problems(config: RunConfig) -> list[str]:
+    """Return why this config cannot be trained on this machine with this data and model, one line each.
+
+    Reads the data, the tokenizer and the model's config; no weights.
+    """
+    if not any(kind_of(name, system) == LLM for name, system in config.systems.items()):
+        return []
+    problems: list[str] = []
+
+    def attempt(check: Any, *arguments: Any) -> Any:
+        """Return what a check returns; its error becomes one more problem."""
+        try:
+            return check(*arguments)
+        except LlmrecError as error:
+            problems.append(str(error))
+            return None
+
+    attempt(pick_device, config.model.device)
+    problems += _missing_parts(config)
+    problems += _collaborative(config)
+    model = attempt(_model_shape, config)
+    tokenizer = attempt(load_base_tokenizer, config)
+    scheme = attempt(_scheme, config)
+    template = attempt(checked_template, config)
+    if model is not None:
+        problems += _layers(config, model)
+    carried = scheme is not None and tokenizer is not None
+    if carried:
+        found = scheme.problems(config.identifiers, tokenizer)
+        problems += found
+        carried = not found
+    if carried and template is not None and model is not None:
+        context = getattr(model.config, "max_position_embeddings", None)
+        problems += attempt(_one_event, config, tokenizer, template, context) or []
+    return problems
+
+
+def _model_shape(config: RunConfig) -> Any:
+    """Return the model without weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from llmrec.models import load_model_config
+
+    settings = config.model
+    shape = load_model_config(
+        settings.name,
+        say_once,
+        keep_layers=settings.keep_layers,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    auto: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        return auto.from_config(shape, trust_remote_code=settings.trust_remote_code)
+
+
+def _scheme(config: RunConfig) -> Any:
+    from llmrec.identifiers.schemes import load_scheme
+
+    return load_scheme(config.identifiers.scheme)
+
+
+def _layers(config: RunConfig, model: Any) -> list[str]:
+    from llmrec.finetune.lora import target_problems
+
+    names = [n for n, m in model.named_modules() if n and not list(m.children())]
+    problems = target_problems(config.finetune, names)
+    head = next(n for n, m in model.named_modules() if m is model.get_output_embeddings()).rsplit(".", 1)[-1]
+    if head in config.finetune.target_modules:
+        problems.append(
+            f"finetune.target_modules names the head, {head!r}, whose rows finetune.loss: catalogue computes for the "
+            "catalogue's tokens only. Expected layers of the backbone: leave it out."
+        )
+    return problems
+
+
+def _missing_parts(config: RunConfig) -> list[str]:
+    """Return which packages and devices the settings need and this machine lacks."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    problems = []
+    if config.model.quantize != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        problems.append(
+            f"model.quantize is {config.model.quantize}, which needs bitsandbytes. Expected it to be installed: "
+            "pip install 'llmrec[gpu]' or pip install bitsandbytes."
+        )
+    if config.model.attention == "flash_attention_2":
+        from transformers.utils.import_utils import is_flash_attn_2_available
+
+        if not is_flash_attn_2_available():
+            problems.append(
+                "model.attention is flash_attention_2, which is not installed here or finds no GPU. Expected the package "
+                "flash-attn on a CUDA machine: install it, or set model.attention to auto."
+            )
+    known = sorted(str(getattr(t, "value", t)) for t in LOGGER_TYPE_TO_CLASS)
+    problems += [
+        f"finetune.report_to names {name!r}, which is no tracker. Expected some of {', '.join(known)}."
+        for name in config.finetune.report_to
+        if name not in known
+    ]
+    problems += [
+        f"finetune.report_to names {name!r}, which is not installed. Expected the package: pip install {name}."
+        for name in config.finetune.report_to
+        if name in known and name != "tensorboard" and importlib.util.find_spec(name) is None
+    ]
+    if "tensorboard" in config.finetune.report_to and not (
+        importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX")
+    ):
+        problems.append(
+            "finetune.report_to names 'tensorboard', which is not installed. Expected it: pip install tensorboard."
+        )
+    validation = config.finetune.validation
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    if sharded and validation.every is not None and validation.metric != "loss":
+        problems.append(
+            f"finetune.validation.metric is {validation.metric}, which decodes, and the model is spread over several "
+            "devices (FSDP). Expected finetune.validation.metric: loss there."
+        )
+    return problems
+
+
+def _collaborative(config: RunConfig) -> list[str]:
+    """Return why the collaborative system has no item vectors."""
+    name = config.identifiers.collaborative_system
+    if not config.collaborative_reasons or name not in config.systems:
+        return []
+    from llmrec.recommenders.registry import recommender_class
+
+    kind = kind_of(name, config.systems[name])
+    if kind != LLM and hasattr(recommender_class(kind), "item_vectors"):
+        return []
+    able = [k for k in RECOMMENDERS if hasattr(recommender_class(k), "item_vectors")]
+    return [
+        f"identifiers.collaborative_system is {name!r}, a {kind}, which has no item vectors. Expected a system of the "
+        f"kind {' or '.join(able)}."
+    ]
+
+
+def _one_event(config: RunConfig, tokenizer: Any, template: Any, context: int | None) -> list[str]:
+    """Return whether a single event is too long for the model or for a batch."""
+    from llmrec.identifiers.title import title_identifiers
+    from llmrec.prompts.template import render
+
+    _, catalog, _ = load_data(config)
+    template.check_fields({"title": catalog.titles, **catalog.attributes})
+
+    def length(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
+
+    scheme, settings = config.identifiers.scheme, config.identifiers
+    longest = {"token": 1, "semantic": settings.levels}.get(scheme, 1)
+    if scheme == "title":
+        titles = title_identifiers(
+            catalog, tokenizer, end=settings.end, distinguish_by=settings.distinguish_by
+        )
+        longest = max(map(len, titles.token_ids))
+    elif scheme == "index":
+        longest = length("0" * len(str(2 * len(catalog) - 1))) + 1
+    # The words about time and title differ between events; without them nothing is shorter.
+    empty = dict.fromkeys(template.fields(), "")
+    around = length(render(template.before, empty)) + length(render(template.after, empty))
+    need = (
+        len(tokenizer("", add_special_tokens=True)["input_ids"])
+        + length(template.preamble)
+        + around
+        + 2 * longest
+    )
+    problems = []
+    if context is not None and need > context:
+        problems.append(
+            f"A prompt of one event and the longest identifier take at least {need:,} tokens, and {config.model.name} "
+            f"reads {context:,}. Expected both to fit: a shorter template, a model with a longer context, or "
+            "identifiers.scheme: token."
+        )
+    if need > config.finetune.batch_tokens:
+        problems.append(
+            f"finetune.batch_tokens is {config.finetune.batch_tokens:,}, and a document of two events may take {need:,} "
+            "tokens. Expected room for whole documents: raise it."
+        )
+    return problems

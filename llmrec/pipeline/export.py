@@ -1,0 +1,81 @@
+"""A fine-tuned model in one folder, for programs that know nothing of adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmrec.config_file import load_config
+from llmrec.errors import ArtefactError, ConfigError
+from llmrec.identifiers.files import write_identifiers
+from llmrec.pipeline.artefacts import read_json, whole_folder, write_text
+from llmrec.pipeline.model_card import model_card
+from llmrec.pipeline.parts import language_parts
+from llmrec.pipeline.stages import finetune_key, llm_systems, merged_model, prepare, run_identifiers
+from llmrec.progress import say
+
+__all__ = ["export"]
+
+
+def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
+    """Merge a run's adapter into its base model and write what transformers and vLLM load.
+
+    Beside weights and tokenizer the folder holds the identifiers, the compiled trie and a model card.
+
+    Raises
+    ------
+    ArtefactError
+        There is no adapter yet, or something is in ``output`` already.
+    ConfigError
+        The run's base model is quantised.
+    """
+    from llmrec.decoding.trie_file import save_trie
+    from llmrec.identifiers.base import tokenizer_fingerprint
+
+    config = load_config(config_path, overrides)
+    adapter = config.output / "adapter"
+    if not adapter.is_dir():
+        raise ArtefactError(
+            f"There is no adapter in {str(adapter)!r}. Expected the result of fine-tuning: run 'llmrec finetune' with "
+            "this config first."
+        )
+    if output.exists():
+        raise ArtefactError(
+            f"There is something at {str(output)!r} already. Expected a folder that is not there yet."
+        )
+    if config.model.quantize != "none":
+        raise ConfigError(
+            f"model.quantize is {config.model.quantize}; merging into quantised weights would round the adapter away. "
+            "Expected full weights: add --set model.quantize=none --set model.dtype=bfloat16."
+        )
+    split, catalog = prepare(config)
+    identifiers = run_identifiers(config, split, catalog)
+    parts = language_parts(config, split, catalog, identifiers)
+    model, trained = merged_model(config, parts, finetune_key(config))
+    names = llm_systems(config)
+    measured = config.output / "evaluation" / f"{names[0]}.json" if names else None
+    means = read_json(measured).get("means", {}) if measured is not None and measured.is_file() else {}
+    with whole_folder(output) as work:
+        model.save_pretrained(str(work))
+        parts.tokenizer.save_pretrained(str(work))
+        write_identifiers(work, identifiers, catalog, {})
+        save_trie(
+            parts.trie,
+            work / "trie.safetensors",
+            {
+                "catalogue": catalog.fingerprint,
+                "tokenizer": tokenizer_fingerprint(parts.tokenizer),
+                "identifiers": identifiers.scheme,
+            },
+        )
+        card = model_card(
+            config,
+            split.protocol,
+            identifiers,
+            trained,
+            vocabulary=parts.vocabulary,
+            merged=True,
+            measured=means,
+        )
+        write_text(work / "README.md", card)
+    say(f"Wrote the merged model, its tokenizer, identifiers and trie to {output}.")
