@@ -217,7 +217,7 @@ def test_lists_made_elsewhere_are_compared_and_never_overwritten(config, tmp_pat
 
 def test_killed_run_ends_with_the_same_artefacts(config, tmp_path):
     """SIGKILL at several moments; the same command is started until it ends by itself."""
-    path = config(finetune={"steps": 12, "batch_size": 2, "save_steps": 1, "lora_dropout": 0.1})
+    path = config(finetune={"steps": 12, "batch_tokens": 400, "save_steps": 1, "lora_dropout": 0.1})
     command = [sys.executable, "-c", "from llmrec.cli import main; main()", "run", str(path)]
     quiet = {"env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}, "stdout": subprocess.DEVNULL}
     whole = subprocess.run(
@@ -227,7 +227,7 @@ def test_killed_run_ends_with_the_same_artefacts(config, tmp_path):
     run = tmp_path / "run"
     moments = [
         lambda: (run / "split").exists(),
-        lambda: list((run / ".work").rglob("trainer_state.json")),
+        lambda: list((run / ".work").rglob("state.json")),
         lambda: (run / "adapter").exists(),
         lambda: (run / "recommendations" / "llm.parquet").exists(),
     ]

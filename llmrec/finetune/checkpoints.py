@@ -38,13 +38,7 @@ __all__ = [
 
 _KEPT = 2
 # Frozen weights stay where they are; gathered on every process where they are spread over several (FSDP).
-_OPTIONS = StateDictOptions(
-    full_state_dict=True,
-    cpu_offload=True,
-    ignore_frozen_params=True,
-    flatten_optimizer_state_dict=True,
-    strict=False,
-)
+_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
 
 
 def save_checkpoint(
@@ -78,8 +72,11 @@ def save_checkpoint(
     weights, moments = get_state_dict(model, optimizer, options=_OPTIONS)
     if not write:
         return
-    numbers = {k: v for k, v in moments.items() if not isinstance(v, Tensor)}
-    tensors = {k: v.contiguous() for k, v in moments.items() if isinstance(v, Tensor)}
+    tensors = {
+        f"{parameter}|{moment}": value.contiguous()
+        for parameter, values in moments["state"].items()
+        for moment, value in values.items()
+    }
     rest = dict(state)
     work, final = folder / f".step-{step}.tmp", folder / f"step-{step}"
     with _explained(folder, f"The checkpoint of step {step}", [*weights.values(), *tensors.values()]):
@@ -89,7 +86,9 @@ def save_checkpoint(
             save_file(_contiguous(weights), work / "trainable.safetensors")
             save_file(tensors, work / "optimizer.safetensors")
             save_file(rest.pop("random"), work / "random.safetensors")
-            (work / "state.json").write_text(json.dumps({"step": step, "optimizer": numbers, **rest}))
+            (work / "state.json").write_text(
+                json.dumps({"step": step, "groups": moments["param_groups"], **rest})
+            )
             for file in work.iterdir():
                 _flush(file)
             shutil.rmtree(final, ignore_errors=True)
@@ -138,7 +137,11 @@ def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) ->
     try:
         state: dict[str, Any] = json.loads((path / "state.json").read_text())
         weights: Any = load_file(path / "trainable.safetensors")
-        moments = {**load_file(path / "optimizer.safetensors"), **state.pop("optimizer")}
+        values: dict[str, dict[str, Tensor]] = {}
+        for name, value in load_file(path / "optimizer.safetensors").items():
+            parameter, moment = name.split("|")
+            values.setdefault(parameter, {})[moment] = value
+        moments: Any = {"state": values, "param_groups": state.pop("groups")}
         state["random"] = load_file(path / "random.safetensors")
         set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=_OPTIONS)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -94,7 +94,8 @@ class NewTokens(nn.Module):
         """Return the rows of the head [n, D]."""
         if not self.aligned:
             return self._delta(1)
-        return self.vectors @ self.to_score / self.vectors.shape[1] ** 0.5
+        rows: Tensor = self.vectors @ self.to_score / self.vectors.shape[1] ** 0.5
+        return rows
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Return the input embeddings of tokens, old and new [B, T, D]."""

@@ -115,7 +115,7 @@ def finetune(
         num_warmup_steps=min(settings.warmup_steps, plan.steps),
         num_training_steps=plan.steps,
     )
-    stopping = _EarlyStopping(settings, plan.steps_per_epoch, plan.steps)
+    stopping = _EarlyStopping(settings, plan.steps)
     torch.manual_seed(seed + accelerator.process_index)
     log: list[dict[str, float]] = []
     done = 0
@@ -183,7 +183,7 @@ def finetune(
         if on_step is not None and accelerator.is_main_process:
             on_step(entry)
         # 5. Validate, keep the best, checkpoint.
-        if stopping.due(step):
+        if stopping.due(step, epoch):
             value = _validated(objective, validate, accelerator)
             best = stopping.add(step, epoch, value, mean)
             if settings.report_to:
@@ -216,7 +216,7 @@ class _Plan:
             raise ConfigError(
                 "There is nothing to learn from: no training history has two events. Expected longer histories."
             )
-        self.steps = settings.steps or max(1, round(settings.epochs * self.steps_per_epoch))
+        self.steps = settings.steps or self._steps_of(settings.epochs)
 
     def _epoch(self, epoch: int) -> tuple[list[Example], list[NDArray[np.int64]], NDArray[np.int64]]:
         read = self.examples(epoch)
@@ -226,6 +226,15 @@ class _Plan:
             plan_epoch(lengths, self.settings.batch_tokens, np.random.default_rng([self.seed, epoch])),
             lengths,
         )
+
+    def _steps_of(self, epochs: float) -> int:
+        """Return the steps of a number of passes; their windows differ, and so may their batches."""
+        whole, rest = divmod(epochs, 1)
+        sizes = [
+            self.steps_per_epoch if epoch == 0 else len(self._epoch(epoch)[1])
+            for epoch in range(math.ceil(epochs))
+        ]
+        return max(1, sum(sizes[: int(whole)]) + (round(rest * sizes[-1]) if rest else 0))
 
     def follow(
         self, done: int
@@ -245,14 +254,19 @@ class _Plan:
 class _EarlyStopping:
     """When to validate, what was seen, and whether that was enough."""
 
-    def __init__(self, settings: Finetune, steps_per_epoch: int, steps: int) -> None:
+    def __init__(self, settings: Finetune, steps: int) -> None:
         self.settings, self.steps = settings.validation, steps
-        every = self.settings.every
-        self.interval = None if every is None else max(1, round(every * steps_per_epoch))
         self.seen: list[dict[str, float]] = []
 
-    def due(self, step: int) -> bool:
-        return self.interval is not None and (step % self.interval == 0 or step == self.steps)
+    def due(self, step: int, epoch: float) -> bool:
+        if self.settings.every is None:
+            return False
+        last = self.seen[-1]["epoch"] if self.seen else 0.0
+        # Rounded, so that a third of an epoch three times is an epoch.
+        passed = math.floor(round(epoch / self.settings.every, 6)) > math.floor(
+            round(last / self.settings.every, 6)
+        )
+        return passed or step == self.steps
 
     def add(self, step: int, epoch: float, value: float, loss: float) -> bool:
         """Take note of a value and say whether it is the best so far."""

@@ -68,14 +68,6 @@ def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
                 "identifiers": identifiers.scheme,
             },
         )
-        card = model_card(
-            config,
-            split.protocol,
-            identifiers,
-            trained,
-            vocabulary=parts.vocabulary,
-            merged=True,
-            measured=means,
-        )
+        card = model_card(config, split.protocol, parts, trained, merged=True, measured=means)
         write_text(work / "README.md", card)
     say(f"Wrote the merged model, its tokenizer, identifiers and trie to {output}.")

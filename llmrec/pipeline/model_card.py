@@ -11,7 +11,7 @@ import llmrec
 from llmrec.config import RunConfig
 from llmrec.config_file import dump_config
 from llmrec.data.protocol import Protocol
-from llmrec.identifiers.base import ItemIdentifiers
+from llmrec.pipeline.parts import LanguageParts
 
 __all__ = ["model_card"]
 
@@ -26,10 +26,9 @@ _SCHEMES = {
 def model_card(
     config: RunConfig,
     protocol: Protocol,
-    identifiers: ItemIdentifiers,
+    parts: LanguageParts,
     trained: Mapping[str, Any],
     *,
-    vocabulary: int | None = None,
     merged: bool = False,
     measured: Mapping[str, float] | None = None,
 ) -> str:
@@ -39,8 +38,6 @@ def model_card(
     ----------
     trained
         What the fine-tune stage wrote beside the adapter.
-    vocabulary
-        Its size with new tokens, where there are any.
     merged
         Whether the card is for a whole model rather than for an adapter.
     measured
@@ -54,7 +51,8 @@ def model_card(
         "tags": ["recommendation", "llmrec", *([] if merged else ["lora"])],
         "datasets": [protocol.dataset],
     }
-    counts, n_new = trained.get("counts", {}), len(identifiers.new_tokens)
+    identifiers, counts = parts.identifiers, trained.get("counts", {})
+    n_new = len(identifiers.new_tokens)
     p = protocol
     ties = f"{p.ties} order ({p.tie_rate_last_two:.0%} of users have their last two events at the same time)"
     seen = "ruled out" if p.exclude_seen else "allowed"
@@ -94,13 +92,13 @@ def model_card(
         lines.append(
             "Nothing yet on the test targets; `llmrec run` measures, `llmrec export` writes the figures here."
         )
-    lines += ["", "## Use", "", *_use(config, vocabulary, merged)]
+    lines += ["", "## Use", "", *_use(config, parts, merged)]
     lines += ["", "## Config", "", "```yaml", dump_config(config).strip(), "```", ""]
     lines.append(f"Made with llmrec {llmrec.__version__}.")
     return "---\n" + yaml.safe_dump(front, sort_keys=False) + "---\n\n" + "\n".join(lines) + "\n"
 
 
-def _use(config: RunConfig, vocabulary: int | None, merged: bool) -> list[str]:
+def _use(config: RunConfig, parts: LanguageParts, merged: bool) -> list[str]:
     if merged:
         code = [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -116,15 +114,17 @@ def _use(config: RunConfig, vocabulary: int | None, merged: bool) -> list[str]:
             "",
             f'model = AutoModelForCausalLM.from_pretrained("BASE_MODEL"{options})  # {config.model.name}',
         ]
-        if vocabulary is not None:
-            code.insert(0, "import torch")
-            code += [
-                "# The adapter brings the rows of new tokens, in the input embedding and in a head of its own.",
-                f"model.resize_token_embeddings({vocabulary})",
-                "model.get_output_embeddings().weight = torch.nn.Parameter(",
-                "    model.get_input_embeddings().weight.detach().clone()",
-                ")",
-                "model.config.tie_word_embeddings = False",
-            ]
+        if parts.vocabulary is not None:
+            code.append(
+                f"model.resize_token_embeddings({parts.vocabulary})  # the adapter brings the new tokens' rows"
+            )
+            if parts.tied_head:
+                code.insert(0, "import torch")
+                code += [
+                    "# New tokens have two embeddings, so the head gets a matrix of its own.",
+                    "head = model.get_input_embeddings().weight.detach().clone()",
+                    "model.get_output_embeddings().weight = torch.nn.Parameter(head)",
+                    "model.config.tie_word_embeddings = False",
+                ]
         code.append('model = PeftModel.from_pretrained(model, "THIS_FOLDER")')
     return ["```python", *code, "```"]

@@ -46,6 +46,7 @@ class LanguageParts:
     identifiers: ItemIdentifiers
     trie: CompiledTrie
     verbalizer: Verbalizer
+    tied_head: bool  # whether the pretrained head is the input embedding's matrix
 
     @property
     def new_tokens(self) -> range | None:
@@ -136,7 +137,11 @@ def language_parts(
         context_length=getattr(model, "max_position_embeddings", None),
     )
     return LanguageParts(
-        tokenizer, identifiers, CompiledTrie.from_sequences(identifiers.token_ids), verbalizer
+        tokenizer,
+        identifiers,
+        CompiledTrie.from_sequences(identifiers.token_ids),
+        verbalizer,
+        tied_head=bool(getattr(model, "tie_word_embeddings", True)),
     )
 
 

@@ -137,11 +137,12 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
         else {},
     }
     with whole_folder(folder) as work:
-        llm.model.save_pretrained(str(work))
+        # Rows of new tokens are in the adapter; PEFT would add the whole matrices that were made larger for them.
+        llm.model.save_pretrained(str(work), save_embedding_layers=False)
         _write_json(work / "llmrec.json", meta)
         write_text(
             work / "README.md",
-            model_card(config, split.protocol, identifiers, meta, vocabulary=parts.vocabulary),
+            model_card(config, split.protocol, parts, meta),
         )
     shutil.rmtree(checkpoints, ignore_errors=True)
     say(

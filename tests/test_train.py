@@ -1,0 +1,319 @@
+"""The training loop: reproducible, durable, honest about what went wrong."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from finetune_cases import Case
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from llmrec.config import Finetune, NewTokens, Validation
+from llmrec.errors import ArtefactError, ConfigError, LlmrecError
+from llmrec.finetune import checkpoints as checkpoint_module
+from llmrec.finetune.checkpoints import last_checkpoint
+from llmrec.finetune.lora import add_lora
+from llmrec.finetune.new_tokens import mean_of_items, title_rows
+from llmrec.finetune.train import finetune
+from llmrec.models import load_model
+from llmrec.new_rows import make_room
+
+SETTINGS = Finetune(
+    steps=6,
+    batch_tokens=300,
+    learning_rate=1e-2,
+    save_steps=2,
+    lora_dropout=0.1,
+    lora_rank=2,
+    new_tokens=NewTokens(start="collaborative", learning_rate=1e-2),
+)
+SCHEMES = [{"scheme": "title"}, {"scheme": "token"}]
+
+
+def settings(**changes):
+    return SETTINGS.model_copy(update=changes)
+
+
+def weights(objective):
+    return {k: v.detach().clone() for k, v in objective.named_parameters() if v.requires_grad}
+
+
+def train(case, folder, objective=None, **options):
+    objective = objective or case.objective()
+    outcome = finetune(objective, case.examples, case.settings, checkpoints=folder, seed=3, **options)
+    return objective, outcome
+
+
+@pytest.mark.parametrize("identifiers", SCHEMES, ids=lambda s: s["scheme"])
+def test_training_lowers_the_loss_touches_adapters_only_and_repeats_bit_for_bit(
+    tiny_lm, catalog, tmp_path, identifiers
+):
+    case = Case(tiny_lm, catalog, settings(steps=60), **identifiers)
+    frozen = load_model(tiny_lm).state_dict()["model.layers.0.mlp.up_proj.weight"]
+    results = []
+    for run in "ab":
+        objective, outcome = train(case, tmp_path / run)
+        losses = [e["loss"] for e in outcome.log]
+        assert len(losses) == 60
+        # The random model's frozen head gives logits near 0: with titles there is little that adapters can do.
+        gain = 0.03 if identifiers["scheme"] == "title" else 0.1
+        assert np.mean(losses[-9:]) < np.mean(losses[:9]) - gain
+        kept = next(p for n, p in objective.named_parameters() if "layers.0.mlp.up_proj.base_layer" in n)
+        assert (kept == frozen).all()
+        results.append((losses, weights(objective)))
+    assert results[0][0] == results[1][0]
+    assert all((results[0][1][k] == results[1][1][k]).all() for k in results[0][1])
+
+
+@pytest.mark.parametrize("identifiers", SCHEMES, ids=lambda s: s["scheme"])
+def test_killed_training_goes_on_and_ends_the_same(tiny_lm, catalog, tmp_path, identifiers):
+    case = Case(tiny_lm, catalog, SETTINGS, **identifiers)
+
+    def die(step):
+        if step.step == 5:
+            raise KeyboardInterrupt
+
+    whole, expected = train(case, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(case, tmp_path / "killed", on_step=die)
+    half = tmp_path / "killed" / ".step-5.tmp"  # a kill while a checkpoint was being written
+    half.mkdir()
+    (half / "trainable.safetensors").write_bytes(b"half")
+    steps = []
+    resumed, again = train(case, tmp_path / "killed", on_step=lambda s: steps.append(s.step))
+    assert steps == [5, 6]  # from step 4, not from the start
+    assert not half.exists()
+    assert [e["loss"] for e in again.log] == [e["loss"] for e in expected.log]
+    a, b = weights(whole), weights(resumed)
+    assert all((a[k] == b[k]).all() for k in a)
+
+
+def test_micro_batches_and_checkpointed_activations_change_nothing(tiny_lm, catalog, tmp_path):
+    losses = []
+    for i, changes in enumerate(({}, {"micro_batch_tokens": 100}, {"gradient_checkpointing": True})):
+        case = Case(tiny_lm, catalog, settings(lora_dropout=0.0, **changes), scheme="title")
+        losses.append([e["loss"] for e in train(case, tmp_path / str(i))[1].log])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_every_epoch_reads_every_target_and_the_log_counts_them(tiny_lm, catalog, tmp_path):
+    case = Case(tiny_lm, catalog, settings(steps=None, epochs=2.0), scheme="token")
+    seen = []
+    _, outcome = train(case, tmp_path, on_step=seen.append)
+    per_epoch = int((case.histories.lengths - 1).sum())
+    assert sum(e["targets"] for e in outcome.log) == 2 * per_epoch
+    assert seen[-1].epoch == 2.0
+    assert seen[-1].steps == len(outcome.log)
+    assert all(s.padded_tokens >= s.tokens > s.targets > 0 for s in seen)
+
+
+def test_best_weights_are_kept_and_training_stops(tiny_lm, catalog, tmp_path):
+    case = Case(
+        tiny_lm,
+        catalog,
+        settings(steps=30, save_steps=1, validation=Validation(every=0.5, patience=2)),
+        scheme="token",
+    )
+    values = iter([0.1, 0.3, 0.2, 0.2, 0.9])
+    seen = []
+
+    def validate(process, processes):
+        assert (process, processes) == (0, 1)
+        seen.append(weights(objective))
+        return 10 * next(values), 10
+
+    objective = case.objective()
+    _, outcome = train(case, tmp_path, objective, validate=validate)
+    assert [v["ndcg@10"] for v in outcome.validations] == pytest.approx([0.1, 0.3, 0.2, 0.2])
+    assert outcome.best_step == outcome.validations[1]["step"] < len(outcome.log)
+    best = weights(objective)
+    assert all((best[k] == seen[1][k]).all() for k in best)
+    assert any((best[k] != seen[3][k]).any() for k in best)
+
+
+def test_a_kill_between_validations_loses_no_best_weights(tiny_lm, catalog, tmp_path):
+    case = Case(
+        tiny_lm,
+        catalog,
+        settings(steps=8, save_steps=2, validation=Validation(every=0.5, metric="loss", patience=9)),
+        scheme="token",
+    )
+
+    def run(folder, on_step=None):
+        objective = case.objective()
+        examples = case.examples()
+
+        def validate(process, processes):
+            from llmrec.finetune.batches import collate
+
+            with torch.no_grad():
+                # The second half of the training looks worse, so that the best is behind the kill.
+                return float(objective.loss(collate(examples))) * (2 if len(done) > 4 else 1), 1
+
+        done = []
+
+        def count(step):
+            done.append(step.step)
+            if on_step:
+                on_step(step)
+
+        return objective, finetune(
+            objective,
+            case.examples,
+            case.settings,
+            checkpoints=folder,
+            seed=3,
+            validate=validate,
+            on_step=count,
+        )
+
+    def die(step):
+        if step.step == 5:
+            raise KeyboardInterrupt
+
+    whole, expected = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", die)
+    assert expected.best_step <= 4
+    files = [p.name for p in (tmp_path / "killed").glob("best-*")]
+    assert f"best-{expected.best_step}.safetensors" in files
+    assert whole is not None
+
+
+def test_a_loss_that_is_no_number_stops_before_it_reaches_a_weight(tiny_lm, catalog, tmp_path):
+    case = Case(tiny_lm, catalog, SETTINGS, scheme="title")
+    objective = case.objective()
+
+    def poison(step):
+        if step.step == 5:
+            with torch.no_grad():
+                next(p for p in objective.parameters() if p.requires_grad).fill_(float("nan"))
+
+    with pytest.raises(LlmrecError, match=r"loss became nan at step 6.*last good checkpoint is .*step-4"):
+        train(case, tmp_path, objective, on_step=poison)
+    state = load_file(tmp_path / "step-4" / "trainable.safetensors")
+    assert sum(not v.isfinite().all() for v in state.values()) == 0
+
+
+def test_a_full_disk_is_explained_and_the_checkpoint_before_is_whole(tiny_lm, catalog, tmp_path, monkeypatch):
+    case = Case(tiny_lm, catalog, SETTINGS, scheme="title")
+    real, calls = checkpoint_module.save_file, []
+
+    def save_file(tensors, path, **options):
+        calls.append(path)
+        if len(calls) > 4:  # three files a checkpoint: in the middle of the second one
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(tensors, path, **options)
+
+    monkeypatch.setattr(checkpoint_module, "save_file", save_file)
+    with pytest.raises(
+        LlmrecError, match=r"step 4 could not be written.*disk is full.*MiB.*step-2' is whole"
+    ):
+        train(case, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-2"]
+    monkeypatch.undo()
+    _, outcome = train(case, tmp_path)
+    assert [e["step"] for e in outcome.log] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_damaged_checkpoint_is_named(tiny_lm, catalog, tmp_path):
+    case = Case(tiny_lm, catalog, SETTINGS, scheme="title")
+    train(case, tmp_path)
+    (last_checkpoint(tmp_path) / "optimizer.safetensors").write_bytes(b"x")
+    with pytest.raises(ArtefactError, match=r"step-4' cannot be read"):
+        train(case, tmp_path)
+
+
+@pytest.mark.parametrize("start", ["title", "collaborative"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_tokens_load_with_peft_alone(tiny_lm, catalog, tmp_path, start, tied):
+    """The lines of the model card, without llmrec."""
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_lm, folder)
+    if tied:
+        LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_lm, tie_word_embeddings=True)).save_pretrained(
+            folder
+        )
+    case = Case(folder, catalog, settings(new_tokens=NewTokens(start=start)), scheme="token")
+    objective, _ = train(case, tmp_path / "work")
+    objective.model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    base.resize_token_embeddings(len(case.tokenizer))
+    if tied:
+        base.get_output_embeddings().weight = torch.nn.Parameter(
+            base.get_input_embeddings().weight.detach().clone()
+        )
+        base.config.tie_word_embeddings = False
+    theirs = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    prompt = torch.as_tensor(case.verbalizer.prompt(case.histories[2]))[None]
+    with torch.no_grad():
+        assert torch.allclose(theirs(prompt).logits, objective.model(prompt).logits, atol=1e-5)
+        merged = theirs.merge_and_unload()
+        merged.save_pretrained(tmp_path / "merged")
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+        assert torch.allclose(plain(prompt).logits, objective.model(prompt).logits, atol=1e-4)
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as file:
+        shapes = [tuple(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+    assert max(rows for rows, _ in shapes) <= max(len(catalog), 64)  # no matrix was copied
+
+
+def test_the_adapters_of_quantised_models_learn_too(tiny_lm, catalog, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from llmrec.pipeline.parts import quantisation
+
+    case = Case(tiny_lm, catalog, settings(steps=8, lora_dropout=0.0), scheme="title")
+    for kind in ("8bit", "4bit"):
+        model = load_model(tiny_lm, quantization_config=quantisation(kind, "float32"))
+        case.base = lambda model=model: model
+        _, outcome = train(case, tmp_path / kind)
+        assert outcome.log[-1]["loss"] < outcome.log[0]["loss"]
+
+
+def test_bfloat16_weights_are_trained_in_mixed_precision(tiny_lm, catalog, tmp_path):
+    case = Case(tiny_lm, catalog, settings(steps=8, lora_dropout=0.0), scheme="token")
+    case.base = lambda: make_room(load_model(tiny_lm, dtype="bfloat16"), len(case.tokenizer))
+    objective, outcome = train(case, tmp_path)
+    assert all(p.dtype == torch.float32 for p in objective.parameters() if p.requires_grad)
+    assert outcome.log[-1]["loss"] < outcome.log[0]["loss"]
+
+
+def test_only_the_first_layers_are_kept(tiny_lm, catalog):
+    model = load_model(tiny_lm, keep_layers=1)
+    assert len(model.model.layers) == model.config.num_hidden_layers == 1
+    assert (
+        model.model.layers[0].mlp.up_proj.weight == load_model(tiny_lm).model.layers[0].mlp.up_proj.weight
+    ).all()
+    with pytest.raises(ConfigError, match=r"keep_layers is 3, and .* has 2 layers"):
+        load_model(tiny_lm, keep_layers=3)
+
+
+def test_new_rows_stand_for_the_items_that_use_them():
+    embedding = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+    rows = title_rows(embedding, [[0], [1, 2], []])
+    means = np.array([[1, 0], [1.5, 2.5], [0, 0]])
+    means = means - means.mean(axis=0)
+    assert rows / np.abs(rows).max() == pytest.approx(means / np.abs(means).max(), abs=1e-6)
+    assert np.square(rows).mean() == pytest.approx(float(embedding.square().mean()))
+    values = np.array([[1.0], [3.0], [5.0]])
+    assert mean_of_items(values, [[7, 1], [7], [9]], 7, 3).tolist() == [[2.0], [0.0], [5.0]]
+
+
+def test_a_single_module_may_be_named_without_a_list(tiny_lm):
+    model = add_lora(load_model(tiny_lm), Finetune(target_modules="q_proj", lora_rank=2), seed=0)
+    adapted = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert len(adapted) == 4  # two matrices in each of two layers
+    assert all("q_proj" in n for n in adapted)
+
+
+def test_unknown_target_module_names_the_nearest(tiny_lm):
+    with pytest.raises(ConfigError, match=r"'q_prj' \(did you mean 'q_proj'\?\)"):
+        add_lora(load_model(tiny_lm), settings(target_modules=("q_prj",)), seed=0)
