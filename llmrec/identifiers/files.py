@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from safetensors.numpy import load_file, save_file
 
@@ -34,7 +35,9 @@ def write_identifiers(
         folder / "identifiers.parquet"
     )
     if identifiers.state:
-        save_file(dict(identifiers.state), folder / "state.safetensors")
+        # safetensors writes the memory as it lies, whatever the strides say.
+        state = {name: np.ascontiguousarray(array) for name, array in identifiers.state.items()}
+        save_file(state, folder / "state.safetensors")
     content = {
         "scheme": identifiers.scheme,
         "end_token_id": identifiers.end_token_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -36,15 +36,18 @@ class TitleScheme:
 
     def extend(self, known: ItemIdentifiers, material: Material) -> ItemIdentifiers:
         """Return titles for new items too; one that is taken gets a number."""
+
+        def key(text: str) -> Hashable:
+            return tuple(_ids(text, material.tokenizer))
+
         texts, changed = list(known.texts), dict(known.changed)
-        taken = set(texts)
-        for item in range(len(known), len(material.catalog)):
-            title = " ".join(material.catalog.titles[item].split())
-            text = title if title not in taken else next(_free_numbers(title, taken))
+        taken: set[Hashable] = {tokens[:-1] for tokens in known.token_ids}
+        for title in _collapsed(material.catalog)[len(known) :]:
+            text = title if key(title) not in taken else next(_free_numbers(title, taken, key))
             if text != title:
-                changed[item] = title
+                changed[len(texts)] = title
             texts.append(text)
-            taken.add(text)
+            taken.add(key(text))
         return terminated("title", texts, material.tokenizer, material.settings.end, changed)
 
 
@@ -69,7 +72,14 @@ def title_identifiers(
     IdentifierError
         ``end`` is not a single token.
     """
-    texts, changed = distinct_titles(catalog, distinguish_by)
+    titles = _collapsed(catalog)
+    encoded = dict(zip(titles, tokenizer(titles, add_special_tokens=False)["input_ids"], strict=True))
+
+    def key(text: str) -> Hashable:
+        # Titles are the same if their tokens are: many tokenizers join letters and their accents, for example.
+        return tuple(encoded[text] if text in encoded else _ids(text, tokenizer))
+
+    texts, changed = distinct_titles(catalog, distinguish_by, key)
     return terminated("title", texts, tokenizer, end, changed)
 
 
@@ -90,7 +100,7 @@ def terminated(
     problems = end_problems(end, tokenizer)
     if problems:
         raise IdentifierError(problems[0])
-    end_id = _ids(end, tokenizer)[0]
+    (end_id,) = _end_ids(end, tokenizer)
     # add_special_tokens=False: a BOS inside the document would cut the identifier off from its history.
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return ItemIdentifiers(
@@ -104,7 +114,7 @@ def terminated(
 
 def end_problems(end: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return what is wrong with the text that is to end identifiers."""
-    length = len(_ids(end, tokenizer))
+    length = len(_end_ids(end, tokenizer))
     if length == 1:
         return []
     return [
@@ -113,41 +123,61 @@ def end_problems(end: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     ]
 
 
+def _end_ids(end: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens of ``end`` behind other text: Llama's tokenizer puts a space before whatever comes first."""
+    alone = _ids(end, tokenizer)
+    before, both = _ids("0", tokenizer), _ids("0" + end, tokenizer)
+    return both[len(before) :] if len(alone) > 1 and both[: len(before)] == before else alone
+
+
 def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 
-def distinct_titles(catalog: Catalog, distinguish_by: Sequence[str]) -> tuple[list[str], dict[int, str]]:
+def distinct_titles(
+    catalog: Catalog, distinguish_by: Sequence[str], key: Callable[[str], Hashable] = str
+) -> tuple[list[str], dict[int, str]]:
     """Return one distinct text per item, and the original title of each item whose text was changed.
 
     White space is collapsed first. Items that share a title get `` (value)`` of the first attribute of
     ``distinguish_by`` that tells all of them apart, else `` (2)``, `` (3)``, ... in catalogue order.
+
+    Parameters
+    ----------
+    key
+        Two texts are the same if their keys are.
     """
-    titles = [" ".join(title.split()) for title in catalog.titles]
+    titles = _collapsed(catalog)
     texts = list(titles)
     groups = defaultdict(list)
     for item, title in enumerate(titles):
-        groups[title].append(item)
+        groups[key(title)].append(item)
     taken = set(groups)
     changed: dict[int, str] = {}
-    for title, members in groups.items():
+    for own, members in groups.items():
         if len(members) == 1:
             continue
         for suffixes in (*_attribute_suffixes(catalog, members, distinguish_by), _numbers(members)):
-            new = [title + suffix for suffix in suffixes]
+            new = [titles[item] + suffix for item, suffix in zip(members, suffixes, strict=True)]
             # "Sabrina (1954)" may be the plain title of a third item.
-            if not any(text != title and text in taken for text in new):
+            keys = [key(text) for text in new]
+            if len(set(keys)) == len(keys) and not any(k != own and k in taken for k in keys):
                 break
         else:
-            free = _free_numbers(title, taken)
-            new = [title, *(next(free) for _ in members[1:])]
+            new = [titles[members[0]]]
+            for item in members[1:]:
+                new.append(next(_free_numbers(titles[item], taken | {key(t) for t in new}, key)))
         for item, text in zip(members, new, strict=True):
-            if text != title:
-                changed[item] = title
+            if text != titles[item]:
+                changed[item] = titles[item]
             texts[item] = text
-            taken.add(text)
+            taken.add(key(text))
     return texts, changed
+
+
+def _collapsed(catalog: Catalog) -> list[str]:
+    return [" ".join(title.split()) for title in catalog.titles]
 
 
 def _attribute_suffixes(catalog: Catalog, members: list[int], names: Sequence[str]) -> list[list[str]]:
@@ -160,5 +190,5 @@ def _numbers(members: list[int]) -> list[str]:
     return ["", *(f" ({n})" for n in range(2, len(members) + 1))]
 
 
-def _free_numbers(title: str, taken: set[str]) -> Iterator[str]:
-    return (text for n in count(2) if (text := f"{title} ({n})") not in taken)
+def _free_numbers(title: str, taken: Collection[Hashable], key: Callable[[str], Hashable]) -> Iterator[str]:
+    return (text for n in count(2) if key(text := f"{title} ({n})") not in taken)
