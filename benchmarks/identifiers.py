@@ -1,4 +1,4 @@
-"""Does every identifier scheme carry every item, with the tokenizers that people use?
+"""Read every identifier of every scheme back, with the tokenizers that people use.
 
     pip download --no-deps --no-binary :all: llama-cpp-python      (its source holds vocabularies as ggml-vocab-*.gguf)
     tar xzf llama_cpp_python-*.tar.gz --wildcards '*ggml-vocab*.gguf'
@@ -75,7 +75,9 @@ def round_trip(catalog: Catalog, tokenizer: Any, settings: dict[str, Any]) -> di
 
 def main() -> None:
     """Try everything, print and keep it; fails if an item was lost."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("vocabularies", type=Path, help="folder of ggml-vocab-*.gguf")
     parser.add_argument("--data", type=Path, help="folder of data sets")
     arguments = parser.parse_args()

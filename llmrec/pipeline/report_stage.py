@@ -25,6 +25,7 @@ from llmrec.eval.files import write_evaluation
 from llmrec.eval.report import render_html, render_markdown
 from llmrec.eval.slices import user_slices
 from llmrec.eval.words import label
+from llmrec.identifiers.files import read_identifiers_meta
 from llmrec.pipeline.artefacts import check_key, read_json, write_text
 from llmrec.pipeline.identifiers_stage import identifiers_at_hand
 from llmrec.pipeline.parts import language_parts, sample_rows
@@ -185,14 +186,14 @@ def _llm_notes(config: RunConfig, name: str) -> LLMNotes:
     template = load_template(config.prompt.template)
     modules = config.finetune.target_modules
     where = "all linear layers" if modules == "all-linear" else ", ".join(modules)
-    changed = len(trained.get("changed_titles", {}))
+    layers = f", its first {config.model.keep_layers} layers" if config.model.keep_layers else ""
     return LLMNotes(
         system=name,
-        model=config.model.name,
+        model=config.model.name + layers,
         parameters=trained.get("parameters"),
         trainable_parameters=trained.get("trainable_parameters"),
         adapter=f"LoRA, rank {config.finetune.lora_rank}, {where}" if trained else "trained elsewhere",
-        identifiers="titles" + (f"; {changed} told apart by year or number" if changed else ""),
+        identifiers=_identifier_words(config),
         tokens_trained=int(counts["tokens"]) if counts else None,
         targets_trained=int(counts["targets"]) if counts else None,
         epochs=round(counts["epochs"], 2) if counts else None,
@@ -201,6 +202,26 @@ def _llm_notes(config: RunConfig, name: str) -> LLMNotes:
         time_in_words=f"{config.prompt.time}: {TIME_STYLES[config.prompt.time]}",
         target_time_in_prompt=config.prompt.target_time,
     )
+
+
+def _identifier_words(config: RunConfig) -> str:
+    """Say what the model writes for an item, and where that comes from."""
+    settings, folder = config.identifiers, config.output / "identifiers"
+    meta = read_identifiers_meta(folder) if folder.is_dir() else {"changed": {}}
+    changed = len(meta["changed"])
+    source = {"title": "titles", "both": "titles and item vectors", "collaborative": "item vectors"}
+    words = {
+        "title": "titles" + (f"; {changed} told apart by year or number" if changed else ""),
+        "index": f"numbers, {settings.numbering}",
+        "semantic": f"{settings.levels} of {settings.codes} cluster codes from {source[settings.vectors]}; {changed} "
+        "moved to a free code",
+        "token": "one new token per item",
+    }.get(settings.scheme, settings.scheme)
+    if config.collaborative_reasons:
+        words += (
+            f"; uses the item vectors of {label(settings.collaborative_system)}, whose time is counted in"
+        )
+    return words
 
 
 def _decoding_words(config: RunConfig) -> str:

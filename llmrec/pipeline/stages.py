@@ -233,7 +233,7 @@ def _recommend_llm(
         )
     seconds = time.monotonic() - started
     cost = Cost(
-        fit_seconds=trained.get("seconds"),
+        fit_seconds=_fit_seconds(config, trained),
         recommend_seconds=seconds,
         recommend_users=len(holdout),
         peak_memory_bytes=max(peak_memory() or 0, trained.get("peak_memory_bytes") or 0) or None,
@@ -247,6 +247,16 @@ def _recommend_llm(
         f"the model's exact top {config.evaluation.k}."
     )
     return recs, {"cost": asdict(cost), "certified": float(llm.certified_.mean())}
+
+
+def _fit_seconds(config: RunConfig, trained: dict[str, Any]) -> float | None:
+    """Return the seconds of the language model's training, and of the system whose vectors it uses."""
+    seconds: float | None = trained.get("seconds")
+    if seconds is None or not config.collaborative_reasons:
+        return seconds
+    path = config.output / "recommendations" / f"{config.identifiers.collaborative_system}.parquet"
+    meta = (read_meta(path) if path.is_file() else None) or {}
+    return seconds + (meta.get("cost", {}).get("fit_seconds") or 0.0)
 
 
 def merged_model(config: RunConfig, parts: LanguageParts, key: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
