@@ -15,13 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_model_state_dict,
-    set_state_dict,
-)
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from llmrec.data.recommendations import replacing
 from llmrec.errors import ArtefactError, LlmrecError
@@ -37,8 +31,6 @@ __all__ = [
 ]
 
 _KEPT = 2
-# Frozen weights stay where they are; gathered on every process where they are spread over several (FSDP).
-_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
 
 
 def save_checkpoint(
@@ -67,28 +59,19 @@ def save_checkpoint(
     LlmrecError
         The disk is full or cannot be written; the checkpoint before is still there.
     """
-    weights: Any
-    moments: Any
-    weights, moments = get_state_dict(model, optimizer, options=_OPTIONS)
+    weights, moments, groups = _weights(model), _moments(model, optimizer), _groups(optimizer)
     if not write:
         return
-    tensors = {
-        f"{parameter}|{moment}": value.contiguous()
-        for parameter, values in moments["state"].items()
-        for moment, value in values.items()
-    }
     rest = dict(state)
     work, final = folder / f".step-{step}.tmp", folder / f"step-{step}"
-    with _explained(folder, f"The checkpoint of step {step}", [*weights.values(), *tensors.values()]):
+    with _explained(folder, f"The checkpoint of step {step}", [*weights.values(), *moments.values()]):
         try:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
-            save_file(_contiguous(weights), work / "trainable.safetensors")
-            save_file(tensors, work / "optimizer.safetensors")
+            save_file(weights, work / "trainable.safetensors")
+            save_file(moments, work / "optimizer.safetensors")
             save_file(rest.pop("random"), work / "random.safetensors")
-            (work / "state.json").write_text(
-                json.dumps({"step": step, "groups": moments["param_groups"], **rest})
-            )
+            (work / "state.json").write_text(json.dumps({"step": step, "groups": groups, **rest}))
             for file in work.iterdir():
                 _flush(file)
             shutil.rmtree(final, ignore_errors=True)
@@ -104,12 +87,12 @@ def save_checkpoint(
 
 def save_best(folder: Path, step: int, model: Any, *, write: bool) -> None:
     """Write the weights of a step that is better than all before it."""
-    weights: Any = get_model_state_dict(model, options=_OPTIONS)
+    weights = _weights(model)
     if write:
-        with _explained(folder, f"The best weights so far, of step {step},", list(weights.values())):
+        with _explained(folder, f"The best weights so far, of step {step},", weights.values()):
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(_best(folder, step)) as work:
-                save_file(_contiguous(weights), work)
+                save_file(weights, work)
                 _flush(work)
 
 
@@ -117,9 +100,8 @@ def load_best(folder: Path, step: int, model: Any) -> None:
     """Put back what :func:`save_best` wrote."""
     path = _best(folder, step)
     try:
-        weights: Any = load_file(path)
-        set_model_state_dict(model, weights, options=_OPTIONS)
-    except (OSError, SafetensorError) as error:
+        _put_weights(model, load_file(path))
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise ArtefactError(
             f"The best weights, {str(path)!r}, cannot be read: {error}. Expected what the training wrote: remove "
             f"{str(folder)!r} and train again."
@@ -136,14 +118,12 @@ def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) ->
     """
     try:
         state: dict[str, Any] = json.loads((path / "state.json").read_text())
-        weights: Any = load_file(path / "trainable.safetensors")
-        values: dict[str, dict[str, Tensor]] = {}
-        for name, value in load_file(path / "optimizer.safetensors").items():
-            parameter, moment = name.split("|")
-            values.setdefault(parameter, {})[moment] = value
-        moments: Any = {"state": values, "param_groups": state.pop("groups")}
+        weights, moments = (load_file(path / f"{name}.safetensors") for name in ("trainable", "optimizer"))
         state["random"] = load_file(path / "random.safetensors")
-        set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=_OPTIONS)
+        _put_weights(model, weights)
+        _put_moments(model, optimizer, moments)
+        for group, saved in zip(optimizer.param_groups, state.pop("groups"), strict=True):
+            group.update(saved)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ArtefactError(
             f"The checkpoint {str(path)!r} cannot be read: {error}. Expected what an interrupted training wrote: remove "
@@ -183,8 +163,52 @@ def _best(folder: Path, step: int) -> Path:
     return folder / f"best-{step}.safetensors"
 
 
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v.contiguous() for k, v in tensors.items()}
+def _trainable(model: Any) -> dict[str, Any]:
+    """Return what is trained, by name, whatever the model is wrapped in; frozen weights stay where they are."""
+    return {n.removeprefix("module."): p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def _whole(value: Tensor) -> Tensor:
+    """Return a tensor on the CPU; one that is spread over processes (FSDP) is gathered on each of them."""
+    value = value.full_tensor() if isinstance(value, DTensor) else value
+    return value.detach().cpu().contiguous()
+
+
+def _like(value: Tensor, place: Any) -> Tensor:
+    """Return a whole tensor as the process' part of ``place``."""
+    if isinstance(place, DTensor):
+        return distribute_tensor(value.to(place.device), place.device_mesh, place.placements)
+    return value.to(place.device)
+
+
+def _weights(model: Any) -> dict[str, Tensor]:
+    return {name: _whole(p) for name, p in _trainable(model).items()}
+
+
+def _put_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, p in _trainable(model).items():
+            p.copy_(_like(weights[name], p))
+
+
+def _moments(model: Any, optimizer: Any) -> dict[str, Tensor]:
+    return {
+        f"{name}|{moment}": _whole(value)
+        for name, p in _trainable(model).items()
+        for moment, value in optimizer.state.get(p, {}).items()
+    }
+
+
+def _put_moments(model: Any, optimizer: Any, moments: Mapping[str, Tensor]) -> None:
+    parameters = _trainable(model)
+    for key, value in moments.items():
+        name, moment = key.split("|")
+        p = parameters[name]
+        optimizer.state[p][moment] = value if value.ndim == 0 else _like(value, p)
+
+
+def _groups(optimizer: Any) -> list[dict[str, Any]]:
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
 
 def _flush(file: Path) -> None:

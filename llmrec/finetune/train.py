@@ -76,6 +76,7 @@ def finetune(
     seed: int,
     validate: Validate | None = None,
     on_step: Callable[[Step], None] | None = None,
+    logs: Path | None = None,
     run_name: str = "llmrec",
 ) -> Outcome:
     """Train the adapters and new tokens of ``objective`` in place.
@@ -94,6 +95,8 @@ def finetune(
         Measures the metric of ``settings.validation`` on the current weights; needed if that asks for validation.
     on_step
         Called after each step, on the first process.
+    logs, run_name
+        Folder and name for the trackers of ``settings.report_to``; needed if there are any.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def finetune(
     device = next(objective.parameters()).device
     accelerator = Accelerator(
         cpu=device.type == "cpu", mixed_precision="no", log_with=list(settings.report_to) or None,
-        project_dir=str(checkpoints.parent / "logs") if settings.report_to else None,
+        project_dir=str(logs) if settings.report_to else None,
     )  # fmt: skip
     groups = _groups(objective, settings)
     optimizer: Any = torch.optim.AdamW(groups, betas=(0.9, 0.98))

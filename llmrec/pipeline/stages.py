@@ -113,6 +113,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
             decoding=config.decoding,
             new_tokens=start,
             checkpoints=checkpoints / "checkpoints",
+            logs=config.output / "logs",
             seed=config.seed,
             on_step=on_step,
         )
@@ -266,8 +267,11 @@ def merged_model(config: RunConfig, parts: LanguageParts, key: dict[str, Any]) -
     folder = config.output / "adapter"
     trained = _adapter_meta(folder, key)
     base = load_language_model(config, tokens=parts.vocabulary)
-    # Merged, an adapter costs nothing at decoding time.
-    return PeftModel.from_pretrained(base, str(folder)).merge_and_unload().eval(), trained
+    model = PeftModel.from_pretrained(base, str(folder))
+    if config.model.quantize == "none":
+        # Merged, an adapter costs nothing at decoding time; merged into quantised weights it would be rounded away.
+        model = model.merge_and_unload()
+    return model.eval(), trained
 
 
 def _recommend_other(

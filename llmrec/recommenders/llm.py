@@ -82,6 +82,8 @@ class LLMRecommender:
         (:func:`llmrec.new_rows.make_room`).
     checkpoints
         Folder in which :meth:`fit` keeps what a killed run goes on from; needed for ``fit`` only.
+    logs
+        Folder for trackers such as TensorBoard, where ``finetune.report_to`` names any.
     seed
         Of the adapter's first weights, of dropout and of the order of documents.
     on_progress
@@ -112,6 +114,7 @@ class LLMRecommender:
         decoding: Decoding,
         new_tokens: NewTokenStart | None = None,
         checkpoints: Path | None = None,
+        logs: Path | None = None,
         seed: int = 0,
         name: str = "llm",
         on_progress: OnProgress | None = None,
@@ -119,7 +122,7 @@ class LLMRecommender:
     ) -> None:
         self.model, self.verbalizer, self.trie = model, verbalizer, trie
         self.finetune, self.decoding, self.new_tokens = finetune, decoding, new_tokens
-        self.checkpoints, self.seed, self.name = checkpoints, seed, name
+        self.checkpoints, self.logs, self.seed, self.name = checkpoints, logs, seed, name
         self.on_progress, self.on_step = on_progress, on_step
         self.history_: list[dict[str, float]] = []
         self.validations_: list[dict[str, float]] = []
@@ -160,6 +163,7 @@ class LLMRecommender:
             seed=self.seed,
             validate=self._validator(objective, split, alternatives),
             on_step=self.on_step,
+            logs=self.logs,
             run_name=self.name,
         )
         self.history_, self.validations_, self.best_step_ = (
