@@ -101,6 +101,7 @@ def report_errors(command: Callable[[], object]) -> None:
     # was seen to slow down tenfold. Must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # kernels that nobody asked for are not found
     try:
         command()
     except LlmrecError as error:

@@ -226,6 +226,16 @@ def test_every_scheme_runs_to_the_report(config, tmp_path, identifiers, capsys):
     assert checks["validity"] == checks["filled"] == 1.0
 
 
+def test_validation_by_loss_keeps_the_best_step(config, tmp_path, capsys):
+    training = ALIGNED["finetune"] | {"validation": {"every": 0.5, "metric": "loss", "users": None}}
+    llmrec("run", config(**ALIGNED | {"finetune": training}), capsys=capsys)
+    trained = json.loads((tmp_path / "run" / "adapter" / "llmrec.json").read_text())
+    seen = {v["step"]: v["loss"] for v in trained["validations"]}
+    assert len(seen) == 4
+    assert trained["best_step"] == min(seen, key=seen.get)
+    assert "loss on the validation targets" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_a_system_without_item_vectors_is_refused(config, capsys):
     changes = ("--set", "identifiers.collaborative_system=itemknn")
     printed = llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys)

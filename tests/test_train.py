@@ -270,9 +270,16 @@ def test_the_adapters_of_quantised_models_learn_too(tiny_lm, catalog, tmp_path):
     pytest.importorskip("bitsandbytes")
     from llmrec.pipeline.parts import quantisation
 
-    case = Case(tiny_lm, catalog, settings(steps=40, lora_dropout=0.0), scheme="title")
+    # bitsandbytes packs blocks of 64 weights.
+    wide = tmp_path / "wide"
+    shutil.copytree(tiny_lm, wide)
+    config = LlamaConfig.from_pretrained(
+        tiny_lm, hidden_size=64, intermediate_size=128, num_key_value_heads=4, head_dim=16
+    )
+    LlamaForCausalLM(config).save_pretrained(wide)
+    case = Case(wide, catalog, settings(steps=40, lora_dropout=0.0), scheme="title")
     for kind in ("8bit", "4bit"):
-        model = load_model(tiny_lm, quantization_config=quantisation(kind, "float32"))
+        model = load_model(wide, quantization_config=quantisation(kind, "float32"))
         case.base = lambda model=model: model
         _, outcome = train(case, tmp_path / kind)
         losses = [e["loss"] for e in outcome.log]

@@ -251,7 +251,21 @@ def _curves(config: RunConfig, metas: dict[str, dict[str, Any]]) -> tuple[Curve,
                 )
             )
     path = config.output / "adapter" / "llmrec.json"
-    log = read_json(path).get("log", []) if path.is_file() else []
+    trained = read_json(path) if path.is_file() else {}
+    log, validations = trained.get("log", []), trained.get("validations", [])
+    if validations:
+        metric = config.finetune.validation.metric
+        best = next(v["epoch"] for v in validations if v["step"] == trained["best_step"])
+        curves.append(
+            Curve(
+                f"Language model: {metric.upper() if metric != 'loss' else metric} on the validation targets",
+                "epoch",
+                "nats per item" if metric == "loss" else metric.upper(),
+                tuple(v["epoch"] for v in validations),
+                tuple(v[metric] for v in validations),
+                float(best),
+            )
+        )
     if log:
         y = [e["loss"] for e in log]
         # One batch is noise; a running mean of ten shows the trend.
