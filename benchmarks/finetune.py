@@ -38,7 +38,7 @@ from llmrec.prompts.verbalize import Verbalizer
 from llmrec.recommenders.llm import alternatives_of
 
 MODEL = "smollm2-135m"
-# Windows as in the demos of each scheme; a step has about a thousand tokens either way.
+# Windows as the demo has them for each scheme.
 CASES = {
     "title": {"max_events": 20, "batch_tokens": 1_200},
     "token": {"max_events": 64, "batch_tokens": 1_200},

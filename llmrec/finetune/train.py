@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from transformers import get_scheduler
 
 from llmrec.config import Finetune
-from llmrec.errors import ConfigError, LlmrecError
-from llmrec.finetune.batches import collate, micro_batches, plan_epoch
+from llmrec.errors import LlmrecError
+from llmrec.finetune.batches import collate, micro_batches
 from llmrec.finetune.checkpoints import (
     last_checkpoint,
     load_best,
@@ -29,13 +26,11 @@ from llmrec.finetune.checkpoints import (
     save_checkpoint,
     set_random_state,
 )
-from llmrec.finetune.examples import Example
 from llmrec.finetune.objective import NextItemLoss
+from llmrec.finetune.plan import Examples, Plan
+from llmrec.finetune.stopping import EarlyStopping
 
-__all__ = ["Examples", "Outcome", "Step", "Validate", "finetune"]
-
-Examples = Callable[[int], list[Example]]
-"""Returns the examples of an epoch, counted from 0; equal for equal numbers."""
+__all__ = ["Outcome", "Step", "Validate", "finetune"]
 
 Validate = Callable[[int, int], tuple[float, int]]
 """Called with (process, processes); returns the sum of the metric over this process' share of users, and their number."""
@@ -111,14 +106,14 @@ def finetune(
     groups = _groups(objective, settings)
     optimizer: Any = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     model, optimizer = accelerator.prepare(objective, optimizer)
-    plan = _Plan(examples, settings, seed)
+    plan = Plan(examples, settings, seed)
     scheduler = get_scheduler(
         {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule),
         getattr(optimizer, "optimizer", optimizer),
         num_warmup_steps=min(settings.warmup_steps, plan.steps),
         num_training_steps=plan.steps,
     )
-    stopping = _EarlyStopping(settings, plan.steps)
+    stopping = EarlyStopping(settings.validation, plan.steps)
     torch.manual_seed(seed + accelerator.process_index)
     log: list[dict[str, float]] = []
     done = 0
@@ -162,15 +157,16 @@ def finetune(
                 accelerator.backward(loss * (accelerator.num_processes / targets))
             total += loss.detach()
         mean = float(accelerator.reduce(total, "sum")) / targets
-        # 3. Weights are left alone by a loss that is no number, and so are the checkpoints.
-        if not math.isfinite(mean):
+        # 3. Weights are left alone by a loss or a gradient that is no number, and so are the checkpoints.
+        norm = float(accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm))
+        if not math.isfinite(mean) or not math.isfinite(norm):
+            what = f"loss became {mean}" if not math.isfinite(mean) else f"gradient's length became {norm}"
             raise LlmrecError(
-                f"The training loss became {mean} at step {step}. Expected a finite number: lower "
+                f"The training {what} at step {step}. Expected a finite number: lower "
                 "finetune.learning_rate or finetune.new_tokens.learning_rate, or raise finetune.warmup_steps. The "
                 f"last good checkpoint is {last_checkpoint(checkpoints) or 'the start of the training'}."
             )
         rate = scheduler.get_last_lr()[0]
-        accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
@@ -182,7 +178,9 @@ def finetune(
         )  # fmt: skip
         log.append({name: getattr(entry, name) for name in _LOGGED})
         if settings.report_to:
-            accelerator.log({"loss": mean, "learning_rate": rate, "epoch": epoch}, step=step)
+            accelerator.log(
+                {"loss": mean, "gradient": norm, "learning_rate": rate, "epoch": epoch}, step=step
+            )
         if on_step is not None and accelerator.is_main_process:
             on_step(entry)
         # 5. Validate, keep the best, checkpoint.
@@ -206,86 +204,6 @@ def finetune(
     if objective.new_tokens is not None:
         objective.new_tokens.materialise()
     return Outcome(log, stopping.seen, best_step)
-
-
-class _Plan:
-    """Which documents each step reads; decided by the seed and the budget alone."""
-
-    def __init__(self, examples: Examples, settings: Finetune, seed: int) -> None:
-        self.examples, self.settings, self.seed = examples, settings, seed
-        self._first = self._epoch(0)
-        self.steps_per_epoch = len(self._first[1])
-        if not self.steps_per_epoch:
-            raise ConfigError(
-                "There is nothing to learn from: no training history has two events. Expected longer histories."
-            )
-        self.steps = settings.steps or self._steps_of(settings.epochs)
-
-    def _epoch(self, epoch: int) -> tuple[list[Example], list[NDArray[np.int64]], NDArray[np.int64]]:
-        read = self.examples(epoch)
-        lengths = np.array([len(e) for e in read], dtype=np.int64)
-        return (
-            read,
-            plan_epoch(lengths, self.settings.batch_tokens, np.random.default_rng([self.seed, epoch])),
-            lengths,
-        )
-
-    def _steps_of(self, epochs: float) -> int:
-        """Return the steps of a number of passes; their windows differ, and so may their batches."""
-        whole, rest = divmod(epochs, 1)
-        sizes = [
-            self.steps_per_epoch if epoch == 0 else len(self._epoch(epoch)[1])
-            for epoch in range(math.ceil(epochs))
-        ]
-        return max(1, sum(sizes[: int(whole)]) + (round(rest * sizes[-1]) if rest else 0))
-
-    def follow(
-        self, done: int
-    ) -> Iterator[tuple[int, float, NDArray[np.int64], NDArray[np.int64], list[Example]]]:
-        """Yield step, epochs passed with it, its documents, all documents' lengths and documents, after ``done`` steps."""
-        step = 0
-        for epoch in count():
-            read, batches, lengths = self._first if epoch == 0 else self._epoch(epoch)
-            for at, batch in enumerate(batches):
-                step += 1
-                if step > self.steps:
-                    return
-                if step > done:
-                    yield step, epoch + (at + 1) / len(batches), batch, lengths, read
-
-
-class _EarlyStopping:
-    """When to validate, what was seen, and whether that was enough."""
-
-    def __init__(self, settings: Finetune, steps: int) -> None:
-        self.settings, self.steps = settings.validation, steps
-        self.seen: list[dict[str, float]] = []
-
-    def due(self, step: int, epoch: float) -> bool:
-        if self.settings.every is None:
-            return False
-        last = self.seen[-1]["epoch"] if self.seen else 0.0
-        # Rounded, so that a third of an epoch three times is an epoch.
-        passed = math.floor(round(epoch / self.settings.every, 6)) > math.floor(
-            round(last / self.settings.every, 6)
-        )
-        return passed or step == self.steps
-
-    def add(self, step: int, epoch: float, value: float, loss: float) -> bool:
-        """Take note of a value and say whether it is the best so far."""
-        self.seen.append({"step": step, "epoch": epoch, self.settings.metric: value, "training loss": loss})
-        return self.best_step == step
-
-    @property
-    def best_step(self) -> int:
-        """The step of the best value, the first of equals; 0 before any."""
-        sign = 1 if self.settings.metric == "loss" else -1
-        return int(min(self.seen, key=lambda v: sign * v[self.settings.metric])["step"]) if self.seen else 0
-
-    @property
-    def over(self) -> bool:
-        since = sum(v["step"] > self.best_step for v in self.seen)
-        return since >= self.settings.patience
 
 
 def _groups(objective: NextItemLoss, settings: Finetune) -> list[dict[str, Any]]:

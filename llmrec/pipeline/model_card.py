@@ -77,7 +77,7 @@ def model_card(
             f"{counts['targets']:,} next items in {counts['tokens']:,} tokens, {counts['epochs']:.2f} epochs, "
             f"{trained['seconds'] / 60:,.1f} minutes. {trained['trainable_parameters']:,} of "
             f"{trained['parameters']:,} parameters trained"
-            + (f", {n_new:,} new tokens among them." if n_new else ".")
+            + (f", {n_new:,} new tokens' embeddings among them." if n_new else ".")
         )
     metric = config.finetune.validation.metric
     if trained.get("validations"):

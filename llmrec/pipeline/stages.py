@@ -121,7 +121,6 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
     seconds = time.monotonic() - started
     if not is_main_process():
         return
-    trainable = sum(p.numel() for p in llm.model.parameters() if p.requires_grad)
     totals = {n: int(sum(e[n] for e in llm.history_)) for n in ("tokens", "padded_tokens", "targets")}
     meta = {
         "key": key,
@@ -132,7 +131,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
         "seconds": seconds,
         "peak_memory_bytes": peak_memory(),
         "parameters": parameters,
-        "trainable_parameters": trainable,
+        "trainable_parameters": llm.trained_parameters_,
         "changed_titles": {catalog.item_ids[i]: identifiers.texts[i] for i in identifiers.changed}
         if identifiers.scheme == "title"
         else {},

@@ -98,6 +98,8 @@ class LLMRecommender:
         ``padded_tokens``, ``targets`` (next items), ``seconds``.
     validations_, best_step_
         One dict per validation, and the step whose weights were kept.
+    trained_parameters_
+        Numbers that :meth:`fit` trained: of adapters, and of new tokens' embeddings or the maps they come from.
     prompt_tokens_, beam_tokens_
         Tokens that the last :meth:`recommend` put through the model: of prompts, and behind them.
     certified_
@@ -127,6 +129,7 @@ class LLMRecommender:
         self.history_: list[dict[str, float]] = []
         self.validations_: list[dict[str, float]] = []
         self.best_step_ = 0
+        self.trained_parameters_ = 0
         self.prompt_tokens_ = 0
         self.beam_tokens_ = 0
         self.certified_: NDArray[np.bool_] = np.empty(0, dtype=bool)
@@ -144,6 +147,7 @@ class LLMRecommender:
             )
         alternatives = alternatives_of(self.trie) if settings.loss == "catalogue" else None
         objective = NextItemLoss(self.model, alternatives, new, label_smoothing=settings.label_smoothing)
+        self.trained_parameters_ = sum(p.numel() for p in objective.parameters() if p.requires_grad)
 
         def examples(epoch: int) -> list[Example]:
             # In the first pass the newest window of each user is full; later ones show events in other contexts.
