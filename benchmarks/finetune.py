@@ -40,8 +40,8 @@ from llmrec.recommenders.llm import alternatives_of
 MODEL = "smollm2-135m"
 # Windows as the demo has them for each scheme.
 CASES = {
-    "title": {"max_events": 20, "batch_tokens": 1_200},
-    "token": {"max_events": 64, "batch_tokens": 1_200},
+    "title": {"max_events": 20, "batch_tokens": 2_400},
+    "token": {"max_events": 64, "batch_tokens": 2_400},
 }
 
 
