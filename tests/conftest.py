@@ -88,3 +88,14 @@ def csv_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     items = [f"i{n},{t},{y}" for n, (t, y) in enumerate(zip(TITLES, YEARS, strict=True))]
     (folder / "items.csv").write_text("item,title,year\n" + "\n".join(items) + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def csv_data(csv_log: Path) -> dict[str, object]:
+    """The section 'data' of a config for that log."""
+    columns = {"user_id": "user", "item_id": "item", "timestamp": "time", "attributes": ["year"]}
+    return {
+        "interactions": str(csv_log / "log.csv"),
+        "items": str(csv_log / "items.csv"),
+        "columns": columns,
+    }

@@ -18,15 +18,11 @@ QUIET = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 TWO = ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
 
 
-def recipe(folder, tiny_lm, csv_log, **changes):
+def recipe(folder, tiny_lm, csv_data, **changes):
     content = {
         "name": "tiny",
         "output": str(folder / "run"),
-        "data": {
-            "interactions": str(csv_log / "log.csv"),
-            "items": str(csv_log / "items.csv"),
-            "columns": {"user_id": "user", "item_id": "item", "timestamp": "time", "attributes": ["year"]},
-        },
+        "data": csv_data,
         "prompt": {"template": "films", "time": "none"},
         "model": {"name": str(tiny_lm), "device": "cpu"},
         "identifiers": {"scheme": "token"},
@@ -59,8 +55,8 @@ def trained(folder):
     return json.loads((folder / "adapter" / "llmrec.json").read_text())
 
 
-def test_two_processes_learn_what_one_learns(tiny_lm, csv_log, tmp_path):
-    path = recipe(tmp_path, tiny_lm, csv_log)
+def test_two_processes_learn_what_one_learns(tiny_lm, csv_data, tmp_path):
+    path = recipe(tmp_path, tiny_lm, csv_data)
     one = run(path)
     assert "The adapter is in" in one.stdout
     two = run(path, "--set", f"output={tmp_path / 'two'}", module=TWO)
@@ -75,7 +71,7 @@ def test_two_processes_learn_what_one_learns(tiny_lm, csv_log, tmp_path):
     assert "Fine-tuned" not in run(path).stdout
 
 
-def test_a_bad_recipe_is_explained_at_once_and_before_a_model_is_loaded(tiny_lm, csv_log, tmp_path):
+def test_a_bad_recipe_is_explained_at_once_and_before_a_model_is_loaded(tiny_lm, csv_data, tmp_path):
     short = tmp_path / "short"
     short.mkdir()
     for file in tiny_lm.iterdir():
@@ -86,7 +82,7 @@ def test_a_bad_recipe_is_explained_at_once_and_before_a_model_is_loaded(tiny_lm,
     path = recipe(
         tmp_path,
         tiny_lm,
-        csv_log,
+        csv_data,
         model={"name": str(short), "device": "cpu", "keep_layers": 2},
         identifiers={"scheme": "title", "end": "zzzz"},
         finetune={"lora_rank": 0, "target_modules": ["q_prj"], "report_to": ["wnadb"]},

@@ -23,23 +23,14 @@ SYSTEMS = ("llm", "popularity", "itemknn", "sasrec")
 
 
 @pytest.fixture
-def config(tmp_path, tiny_lm, csv_log):
+def config(tmp_path, tiny_lm, csv_data):
     """Write a config and return its path; keywords replace sections."""
 
     def write(**changes):
         content = {
             "name": "tiny",
             "output": str(tmp_path / "run"),
-            "data": {
-                "interactions": str(csv_log / "log.csv"),
-                "items": str(csv_log / "items.csv"),
-                "columns": {
-                    "user_id": "user",
-                    "item_id": "item",
-                    "timestamp": "time",
-                    "attributes": ["year"],
-                },
-            },
+            "data": csv_data,
             "prompt": {"template": "films"},
             "model": {"name": str(tiny_lm), "device": "cpu"},
             "finetune": {"steps": 4, "batch_tokens": 400, "save_steps": 1},

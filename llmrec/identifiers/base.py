@@ -25,7 +25,13 @@ from llmrec.errors import IdentifierError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["ItemIdentifiers", "first_new_token", "tokenizer_fingerprint", "with_new_tokens"]
+__all__ = [
+    "ItemIdentifiers",
+    "first_new_token",
+    "known_token_problems",
+    "tokenizer_fingerprint",
+    "with_new_tokens",
+]
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -113,6 +119,16 @@ class ItemIdentifiers:
         for tokens in self.token_ids:
             digest.update(np.asarray([*tokens, -1], dtype="<i4").tobytes())
         return digest.hexdigest()
+
+
+def known_token_problems(scheme: str, token: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return why a tokenizer cannot be given a scheme's new tokens, of which ``token`` is one."""
+    if token not in tokenizer.get_vocab():
+        return []
+    return [
+        f"identifiers.scheme is {scheme!r}, and the tokenizer has a token {token!r} already. Expected a pretrained model "
+        "that does not know the scheme's new tokens."
+    ]
 
 
 def first_new_token(tokenizer: PreTrainedTokenizerBase) -> int:

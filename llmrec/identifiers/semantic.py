@@ -24,7 +24,7 @@ from scipy.cluster.vq import kmeans2, vq
 
 from llmrec.config import Identifiers
 from llmrec.errors import IdentifierError
-from llmrec.identifiers.base import ItemIdentifiers, first_new_token
+from llmrec.identifiers.base import ItemIdentifiers, first_new_token, known_token_problems
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,12 +41,7 @@ class SemanticScheme:
 
     def problems(self, settings: Identifiers, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Return why this tokenizer cannot take the new tokens."""
-        if "<a 0>" in tokenizer.get_vocab():
-            return [
-                "identifiers.scheme is 'semantic', and the tokenizer has a token '<a 0>' already. Expected a pretrained "
-                "model without tokens for codes."
-            ]
-        return []
+        return known_token_problems("semantic", "<a 0>", tokenizer)
 
     def build(self, material: Material) -> ItemIdentifiers:
         """Cluster all items."""

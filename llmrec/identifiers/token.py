@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmrec.config import Identifiers
 from llmrec.errors import IdentifierError
-from llmrec.identifiers.base import ItemIdentifiers, first_new_token
+from llmrec.identifiers.base import ItemIdentifiers, first_new_token, known_token_problems
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,12 +25,7 @@ class TokenScheme:
 
     def problems(self, settings: Identifiers, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Return why this tokenizer cannot take the new tokens."""
-        if "<item 0>" in tokenizer.get_vocab():
-            return [
-                "identifiers.scheme is 'token', and the tokenizer has a token '<item 0>' already. Expected a pretrained "
-                "model without tokens for items."
-            ]
-        return []
+        return known_token_problems("token", "<item 0>", tokenizer)
 
     def build(self, material: Material) -> ItemIdentifiers:
         """Return one token per item."""
