@@ -63,9 +63,10 @@ class Case:
         self.trie = CompiledTrie.from_sequences(self.identifiers.token_ids)
         self.alternatives = alternatives_of(self.trie) if settings.loss == "catalogue" else None
         self.tiny_lm, self.vectors, self.max_events = tiny_lm, vectors, max_events
+        self.dtype = "float32"
 
     def base(self):
-        model = load_model(self.tiny_lm)
+        model = load_model(self.tiny_lm, dtype=self.dtype)
         n = len(self.identifiers.new_tokens)
         return make_room(model, len(self.tokenizer)) if n else model
 

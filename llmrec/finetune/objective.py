@@ -60,6 +60,8 @@ class NextItemLoss(nn.Module):
         super().__init__()
         self.model, self.new_tokens, self.label_smoothing = model, new_tokens, label_smoothing
         self.over_catalogue = alternatives is not None
+        # Which layers accelerate makes units of, where weights are spread over devices (FSDP).
+        self._no_split_modules = getattr(model.get_base_model(), "_no_split_modules", None)
         if alternatives is None:
             return
         causal = model.get_base_model()

@@ -1,0 +1,61 @@
+"""One of several processes that share a model's weights (FSDP2 on a CPU); started by test_fsdp.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from conftest import TITLES, YEARS
+from finetune_cases import Case
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from llmrec.config import Finetune, NewTokens
+from llmrec.data.catalog import Catalog
+from llmrec.finetune.batches import collate
+from llmrec.finetune.checkpoints import load_checkpoint, random_state, save_checkpoint
+
+folder, tiny_lm = Path(sys.argv[1]), Path(sys.argv[2])
+scheme, start, dtype = sys.argv[3:]
+world = int(os.environ.get("WORLD_SIZE", "1"))
+catalog = Catalog(tuple(f"i{n}" for n in range(len(TITLES))), tuple(TITLES), {"year": tuple(YEARS)})
+settings = Finetune(lora_rank=2, new_tokens=NewTokens(start=start, dropout=0.0))
+case = Case(tiny_lm, catalog, settings, scheme=scheme)
+case.dtype = dtype
+objective = case.objective()
+if world > 1:
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (world,))
+    for module in objective.modules():
+        if type(module).__name__ in objective._no_split_modules:
+            fully_shard(module, mesh=mesh)
+    fully_shard(objective, mesh=mesh)
+optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
+examples, losses = case.examples(), []
+for step in range(6):
+    if step == 3:  # through a checkpoint, as after a kill
+        state = {"random": random_state()}
+        save_checkpoint(
+            folder, 3, objective, optimizer, state, best_step=0, write=not world > 1 or dist.get_rank() == 0
+        )
+        if world > 1:
+            dist.barrier()
+        with torch.no_grad():
+            for p in objective.parameters():
+                if p.requires_grad:
+                    p.mul_(0)
+        load_checkpoint(folder / "step-3", objective, optimizer)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        loss = objective.loss(collate(examples)) / sum(e.targets for e in examples)
+    torch.autograd.backward(loss)
+    optimizer.step()
+    optimizer.zero_grad()
+    losses.append(float(loss.detach()))
+if world == 1 or dist.get_rank() == 0:
+    (folder / "losses.json").write_text(json.dumps(losses))
+if world > 1:
+    dist.destroy_process_group()
