@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llmrec.config_file import load_config
 from llmrec.errors import ArtefactError, ConfigError
+from llmrec.gguf import without_progress_bars
 from llmrec.identifiers.files import write_identifiers
 from llmrec.pipeline.artefacts import read_json, whole_folder, write_text
 from llmrec.pipeline.model_card import model_card
@@ -56,7 +57,8 @@ def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
     measured = config.output / "evaluation" / f"{names[0]}.json" if names else None
     means = read_json(measured).get("means", {}) if measured is not None and measured.is_file() else {}
     with whole_folder(output) as work:
-        model.save_pretrained(str(work))
+        with without_progress_bars():
+            model.save_pretrained(str(work))
         parts.tokenizer.save_pretrained(str(work))
         write_identifiers(work, identifiers, catalog, {})
         save_trie(

@@ -54,9 +54,9 @@ def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
     console.print(Text(tokenizer.decode(prompt)), end="")
     console.rule(style="dim")
     target = int(split.test.target_items[row])
-    say(
-        f"To be generated: {parts.identifiers.texts[target]!r}, {len(parts.identifiers.token_ids[target])} tokens"
-    )
+    text, length = parts.identifiers.texts[target], len(parts.identifiers.token_ids[target])
+    title = "" if text == catalog.titles[target] else f" ({catalog.titles[target]})"
+    say(f"To be generated: {text!r}{title}, {length} token{'s' if length > 1 else ''}")
 
     train = split.train[split.train.user_ids.index(user)]
     window = slice(-verbalizer.max_events - 1, None)
@@ -65,13 +65,13 @@ def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
     say(f"\nNewest training window: {len(document.token_ids):,} tokens, of which {n_targets:,} in "
         f"{len(document.starts) - 1} targets (in green; the first event is context)")  # fmt: skip
     console.rule(style="dim")
-    text, at = Text(), 0
+    marked, at = Text(), 0
     for start, stop in zip(document.starts[1:], document.stops[1:], strict=True):
-        text.append(tokenizer.decode(document.token_ids[at:start]))
-        text.append(tokenizer.decode(document.token_ids[start:stop]), style="green")
+        marked.append(tokenizer.decode(document.token_ids[at:start]))
+        marked.append(tokenizer.decode(document.token_ids[start:stop]), style="green")
         at = int(stop)
-    text.append(tokenizer.decode(document.token_ids[at:]))
-    console.print(text, end="")
+    marked.append(tokenizer.decode(document.token_ids[at:]))
+    console.print(marked, end="")
     console.rule(style="dim")
     spans = ", ".join(f"{a}-{b}" for a, b in zip(document.starts[1:], document.stops[1:], strict=True))
     say(f"Targets are at token positions {spans}")
