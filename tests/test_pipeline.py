@@ -187,10 +187,12 @@ def test_item_tokens_from_the_data_to_a_merged_model(config, tmp_path, capsys):
     assert "something at" in llmrec("export", path, tmp_path / "merged", "--merge", code=2, capsys=capsys).err
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    # vLLM takes every such file beside the weights for weights.
+    assert [p.name for p in (tmp_path / "merged").glob("*.safetensors")] == ["model.safetensors"]
     assert "NDCG" in (tmp_path / "merged" / "README.md").read_text().upper()
     # The best of the exported model's item tokens are the run's recommendations.
     lists = pl.read_parquet(run / "recommendations" / "llm.parquet").filter(pl.col("rank") == 1)
-    ids = pl.read_parquet(tmp_path / "merged" / "identifiers.parquet")
+    ids = pl.read_parquet(tmp_path / "merged" / "items" / "identifiers.parquet")
     token = dict(zip(ids["item_id"], ids["text"], strict=True))
     events = pl.read_parquet(run / "split" / "events.parquet").filter(pl.col("part") != "test")
     for user, best in zip(lists["user_id"], lists["item_id"], strict=True):

@@ -31,7 +31,7 @@ def whole_folder(final: Path) -> Iterator[Path]:
     try:
         yield work
         work.chmod(0o755)
-        for file in filter(Path.is_file, work.iterdir()):
+        for file in filter(Path.is_file, work.rglob("*")):
             file.chmod(0o644)  # some libraries write for the owner alone
         os.rename(work, final)
     except BaseException:

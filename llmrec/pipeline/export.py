@@ -21,7 +21,7 @@ __all__ = ["export"]
 def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
     """Merge a run's adapter into its base model and write what transformers and vLLM load.
 
-    Beside weights and tokenizer the folder holds the identifiers, the compiled trie and a model card.
+    Beside weights, tokenizer and a model card the folder has ``items/`` with the identifiers and the compiled trie.
 
     Raises
     ------
@@ -60,10 +60,13 @@ def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
         with without_progress_bars():
             model.save_pretrained(str(work))
         parts.tokenizer.save_pretrained(str(work))
-        write_identifiers(work, identifiers, catalog, {})
+        # In a folder of their own: vLLM takes every *.safetensors beside the weights for weights.
+        items = work / "items"
+        items.mkdir()
+        write_identifiers(items, identifiers, catalog, {})
         save_trie(
             parts.trie,
-            work / "trie.safetensors",
+            items / "trie.safetensors",
             {
                 "catalogue": catalog.fingerprint,
                 "tokenizer": tokenizer_fingerprint(parts.tokenizer),
