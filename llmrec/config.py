@@ -148,7 +148,9 @@ class NewTokens(_Section):
     """title: each token's two embeddings are free and start from the mean of its items' title tokens. collaborative: they
     are linear maps of the item vectors of identifiers.collaborative_system, which needs far less data."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak for the embeddings, or the maps and vectors; they are new and can move faster than the adapters."""
+    """Peak for free embeddings, or for the maps; they are new and can move faster than the adapters."""
+    vector_learning_rate: float = Field(default=5e-4, gt=0)
+    """Peak for the item vectors under start: collaborative; they are fitted already and should not move far."""
     dropout: float = Field(default=0.25, ge=0, lt=1)
     """Share of features zeroed in training, of new tokens' input embeddings and of the states that score them."""
 

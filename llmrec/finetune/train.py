@@ -208,14 +208,28 @@ def finetune(
 
 def _groups(objective: NextItemLoss, settings: Finetune) -> list[dict[str, Any]]:
     """Return the optimiser's groups: adapters, then what belongs to new tokens."""
-    named = [(n, p) for n, p in objective.named_parameters() if p.requires_grad]
-    new = [p for n, p in named if n.startswith("new_tokens.") or "trainable_tokens" in n]
-    ids = {id(p) for p in new}
-    adapters = [p for _, p in named if id(p) not in ids]
-    groups = [{"params": adapters, "lr": settings.learning_rate, "weight_decay": settings.weight_decay}]
-    if new:
-        groups.append({"params": new, "lr": settings.new_tokens.learning_rate, "weight_decay": 0.0})
-    return groups
+    new = settings.new_tokens
+    rates = {
+        "adapters": settings.learning_rate,
+        "vectors": new.vector_learning_rate,
+        "rows": new.learning_rate,
+    }
+    members: dict[str, list[Any]] = {kind: [] for kind in rates}
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            kind = "adapters"
+            if name.startswith("new_tokens.") or "trainable_tokens" in name:
+                kind = "vectors" if name == "new_tokens.vectors" else "rows"
+            members[kind].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": rates[kind],
+            "weight_decay": settings.weight_decay if kind == "adapters" else 0.0,
+        }
+        for kind, parameters in members.items()
+        if parameters
+    ]
 
 
 def _validated(objective: NextItemLoss, validate: Validate | None, accelerator: Accelerator) -> float:
