@@ -303,6 +303,12 @@ class RunConfig(_Section):
                 f"decoding.beam_width is {self.decoding.beam_width}; expected at least evaluation.k = "
                 f"{self.evaluation.k}, or lists would be too short"
             )
+        aligned = "finetune.new_tokens.start: collaborative" in self.collaborative_reasons
+        if aligned and self.finetune.loss == "vocab":
+            problems.append(
+                "finetune.loss is vocab and finetune.new_tokens.start is collaborative; expected loss: catalogue with "
+                "it, or start: title"
+            )
         if self.collaborative_reasons and self.identifiers.collaborative_system not in self.systems:
             known = ", ".join(self.systems)
             problems.append(

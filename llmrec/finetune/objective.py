@@ -42,7 +42,8 @@ class NextItemLoss(nn.Module):
     Raises
     ------
     ConfigError
-        The model computes its logits by more than a matrix product, so they cannot be had for some tokens only.
+        The model computes its logits by more than a matrix product, so they cannot be had for some tokens only; or the
+        whole vocabulary is asked for with new tokens that are made from vectors.
     """
 
     alphabet: Tensor  # [A]
@@ -63,6 +64,11 @@ class NextItemLoss(nn.Module):
         # Which layers accelerate makes units of, where weights are spread over devices (FSDP).
         self._no_split_modules = getattr(model.get_base_model(), "_no_split_modules", None)
         if alternatives is None:
+            if new_tokens is not None and new_tokens.aligned:
+                raise ConfigError(
+                    "finetune.loss is vocab and finetune.new_tokens.start is collaborative. Expected loss: catalogue "
+                    "with it, since the whole head is not made from the vectors in every step; or start: title."
+                )
             return
         causal = model.get_base_model()
         if not _plain_head(causal):

@@ -13,6 +13,7 @@ Shapes: N items, D features, L levels, C codes of a level.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from itertools import product
 from string import ascii_lowercase
@@ -66,7 +67,9 @@ def train_codebooks(vectors: NDArray[np.floating], levels: int, codes: int, seed
     books = []
     for _ in range(levels):
         # k-means++ on what is left of distinct items; an empty cluster keeps its centre and is simply not used.
-        centres, _ = kmeans2(rest, codes, iter=25, minit="++", missing="warn", rng=rng)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "One of the clusters is empty")
+            centres, _ = kmeans2(rest, codes, iter=25, minit="++", missing="warn", rng=rng)
         books.append(centres)
         rest = rest - centres[vq(rest, centres)[0]]
     return np.stack(books).astype(np.float32)
