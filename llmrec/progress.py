@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["bar", "clock", "console", "say", "say_once", "training_bar"]
+__all__ = ["bar", "clock", "console", "say", "say_once"]
 
 console = Console(highlight=False, soft_wrap=True)
 _EVERY = 15.0  # seconds between lines in a log file
@@ -49,47 +47,6 @@ def bar(description: str, words: Callable[[], str] = str) -> Iterator[Callable[[
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(description, total=None, words="")
         yield lambda done, total: progress.update(task, completed=done, total=total, words=words())
-
-
-class _Trained(Protocol):
-    """What is shown of an optimiser step, see :class:`llmrec.finetune.train.Step`."""
-
-    @property
-    def step(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def loss(self) -> float: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def padded_tokens(self) -> int: ...
-    @property
-    def targets(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-
-
-@contextmanager
-def training_bar() -> Iterator[Callable[[_Trained], None]]:
-    """Show a training: loss, tokens and targets a second, share of padding, time left."""
-    recent: deque[_Trained] = deque(maxlen=50)
-
-    def words() -> str:
-        seconds = sum(s.seconds for s in recent)
-        tokens, padded = sum(s.tokens for s in recent), sum(s.padded_tokens for s in recent)
-        return (
-            f"loss {sum(s.loss for s in recent) / len(recent):.3f}, {tokens / seconds:,.0f} tokens/s, "
-            f"{sum(s.targets for s in recent) / seconds:,.0f} targets/s, {1 - tokens / padded:.1%} padding"
-        )
-
-    with bar("Fine-tuning the language model, steps", words) as progress:
-
-        def on_step(step: _Trained) -> None:
-            recent.append(step)
-            progress(step.step, step.steps)
-
-        yield on_step
 
 
 class _Lines:

@@ -98,6 +98,12 @@ class Holdout:
         """Return the holdout of some users, in the order of ``rows``."""
         return Holdout(self.histories[rows], self.target_items[rows], self.target_timestamps[rows])
 
+    def sample_rows(self, wanted: int | None, seed: int) -> NDArray[np.int64]:
+        """Return rows in ascending order: a seeded random sample of ``wanted``, or all where that is no fewer."""
+        if wanted is None or wanted >= len(self):
+            return np.arange(len(self))
+        return np.sort(np.random.default_rng(seed).choice(len(self), size=wanted, replace=False))
+
     def with_targets(self) -> Histories:
         """Return the histories with their targets as last events."""
         return Histories.from_list(

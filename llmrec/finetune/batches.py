@@ -64,22 +64,10 @@ def plan_epoch(
     batches: list[NDArray[np.int64]] = []
     for start in range(0, len(order), typical * _STRETCH):
         part = order[start : start + typical * _STRETCH]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        batches += _fill(part, lengths, batch_tokens)
+        ascending = part[np.argsort(lengths[part], kind="stable")]
+        # From the longest, so that what is left over is cheap.
+        batches += [piece[::-1] for piece in _pieces(ascending[::-1], lengths, batch_tokens)]
     return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def _fill(
-    documents: NDArray[np.int64], lengths: NDArray[np.integer], batch_tokens: int
-) -> list[NDArray[np.int64]]:
-    """Cut documents, which ascend in length, into batches; from the longest, so that what is left over is cheap."""
-    batches, stop = [], len(documents)
-    while stop:
-        count = max(1, batch_tokens // int(lengths[documents[stop - 1]]))
-        batches.append(documents[max(0, stop - count) : stop])
-        stop -= count
-        stop = max(stop, 0)
-    return batches
 
 
 def micro_batches(
@@ -105,12 +93,13 @@ def micro_batches(
 
 
 def _pieces(
-    share: NDArray[np.int64], lengths: NDArray[np.integer], most_tokens: int
+    documents: NDArray[np.int64], lengths: NDArray[np.integer], most_tokens: int
 ) -> Iterator[NDArray[np.int64]]:
+    """Cut documents, which descend in length, into pieces of at most ``most_tokens`` with their padding."""
     at = 0
-    while at < len(share):
-        count = max(1, most_tokens // int(lengths[share[at]]))
-        yield share[at : at + count]
+    while at < len(documents):
+        count = max(1, most_tokens // int(lengths[documents[at]]))
+        yield documents[at : at + count]
         at += count
 
 

@@ -21,7 +21,7 @@ def add_lora(model: Any, settings: Finetune, seed: int, new_tokens: range | None
     ----------
     new_tokens
         Ids of tokens whose embeddings are trained, in the input embedding and in the head. The model must have rows for
-        them, and a head of its own: :func:`llmrec.models.make_room`.
+        them, and a head of its own: :func:`llmrec.new_rows.make_room`.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmrec.config import RunConfig
 from llmrec.errors import LlmrecError
-from llmrec.pipeline.parts import checked_template, load_base_tokenizer, load_data, pick_device
+from llmrec.pipeline.parts import checked_template, load_base_tokenizer, load_catalog, pick_device
 from llmrec.progress import say_once
 from llmrec.recommenders.registry import LLM, RECOMMENDERS, kind_of
 
@@ -18,7 +18,7 @@ __all__ = ["recipe_problems"]
 def recipe_problems(config: RunConfig) -> list[str]:
     """Return why this config cannot be trained on this machine with this data and model, one line each.
 
-    Reads the data, the tokenizer and the model's config; no weights.
+    Reads the catalogue, the tokenizer and the model's config; no weights.
     """
     if not any(kind_of(name, system) == LLM for name, system in config.systems.items()):
         return []
@@ -158,7 +158,7 @@ def _one_event(config: RunConfig, tokenizer: Any, template: Any, context: int | 
     from llmrec.identifiers.title import title_identifiers
     from llmrec.prompts.template import render
 
-    _, catalog, _ = load_data(config)
+    catalog = load_catalog(config)
     template.check_fields({"title": catalog.titles, **catalog.attributes})
 
     def length(text: str) -> int:

@@ -12,7 +12,14 @@ from llmrec.identifiers.files import write_identifiers
 from llmrec.pipeline.artefacts import read_json, whole_folder, write_text
 from llmrec.pipeline.model_card import model_card
 from llmrec.pipeline.parts import language_parts
-from llmrec.pipeline.stages import finetune_key, llm_systems, merged_model, prepare, run_identifiers
+from llmrec.pipeline.stages import (
+    adapter_meta,
+    finetune_key,
+    llm_systems,
+    merged_model,
+    prepare,
+    run_identifiers,
+)
 from llmrec.progress import say
 
 __all__ = ["export"]
@@ -34,12 +41,7 @@ def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
     from llmrec.identifiers.base import tokenizer_fingerprint
 
     config = load_config(config_path, overrides)
-    adapter = config.output / "adapter"
-    if not adapter.is_dir():
-        raise ArtefactError(
-            f"There is no adapter in {str(adapter)!r}. Expected the result of fine-tuning: run 'llmrec finetune' with "
-            "this config first."
-        )
+    trained = adapter_meta(config.output / "adapter", finetune_key(config))
     if output.exists():
         raise ArtefactError(
             f"There is something at {str(output)!r} already. Expected a folder that is not there yet."
@@ -52,7 +54,7 @@ def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
     split, catalog = prepare(config)
     identifiers = run_identifiers(config, split, catalog)
     parts = language_parts(config, split, catalog, identifiers)
-    model, trained = merged_model(config, parts, finetune_key(config))
+    model = merged_model(config, parts)
     names = llm_systems(config)
     measured = config.output / "evaluation" / f"{names[0]}.json" if names else None
     means = read_json(measured).get("means", {}) if measured is not None and measured.is_file() else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def identifiers_for(config: RunConfig, split: Split, catalog: Catalog, vectors: 
     """Make identifiers."""
     tokenizer = load_base_tokenizer(config)
 
+    @cache  # schemes may ask several times
     def title_vectors() -> NDArray[np.float32]:
         from llmrec.identifiers.vectors import title_vectors
 

@@ -30,6 +30,7 @@ __all__ = [
     "data_digests",
     "language_parts",
     "load_base_tokenizer",
+    "load_catalog",
     "load_data",
     "load_language_model",
     "make_split",
@@ -77,14 +78,26 @@ def load_data(config: RunConfig) -> tuple[Interactions, Catalog, list[str]]:
 
         interactions, catalog = load_dataset(data.dataset, notify=notify)
         return interactions, catalog, lines[-1:]
-    from llmrec.data.sources import read_catalog, read_interactions
+    from llmrec.data.sources import read_interactions
 
     assert data.interactions is not None
+    interactions = read_interactions(data.interactions, data.columns.model_dump())
+    return (
+        interactions,
+        load_catalog(config),
+        [f"interactions from {data.interactions}, items from {data.items}"],
+    )
+
+
+def load_catalog(config: RunConfig) -> Catalog:
+    """Return the catalogue; of the user's own files without reading the log."""
+    data = config.data
+    if data.dataset is not None:
+        return load_data(config)[1]
+    from llmrec.data.sources import read_catalog
+
     assert data.items is not None
-    columns = data.columns.model_dump()
-    interactions = read_interactions(data.interactions, columns)
-    catalog = read_catalog(data.items, columns, data.columns.attributes)
-    return interactions, catalog, [f"interactions from {data.interactions}, items from {data.items}"]
+    return read_catalog(data.items, data.columns.model_dump(), data.columns.attributes)
 
 
 def data_digests(config: RunConfig) -> dict[str, str]:
@@ -251,7 +264,4 @@ def pick_device(device: str) -> str:
 
 def sample_rows(config: RunConfig, split: Split) -> NDArray[np.int64]:
     """Return the rows of the test users under comparison, ascending: all, or a seeded random sample."""
-    wanted, total = config.evaluation.users, len(split.test)
-    if wanted is None or wanted >= total:
-        return np.arange(total)
-    return np.sort(np.random.default_rng(config.seed).choice(total, size=wanted, replace=False))
+    return split.test.sample_rows(config.evaluation.users, config.seed)

@@ -42,10 +42,12 @@ from llmrec.pipeline.parts import (
     pick_device,
     sample_rows,
 )
-from llmrec.progress import bar, clock, say, say_once, training_bar
+from llmrec.pipeline.training_bar import training_bar
+from llmrec.progress import bar, clock, say, say_once
 from llmrec.recommenders.registry import LLM, build_recommender, kind_of
 
 __all__ = [
+    "adapter_meta",
     "collaborative_vectors",
     "finetune_key",
     "finetune_stage",
@@ -87,7 +89,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
     folder = config.output / "adapter"
     key = finetune_key(config)
     if folder.is_dir():
-        _adapter_meta(folder, key)
+        adapter_meta(folder, key)
         return
     from llmrec.recommenders.llm import LLMRecommender
 
@@ -214,9 +216,9 @@ def _recommend_llm(
     from llmrec.recommenders.llm import LLMRecommender
 
     key = finetune_key(config)
-    _adapter_meta(config.output / "adapter", key)
+    trained = adapter_meta(config.output / "adapter", key)
     parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
-    model, trained = merged_model(config, parts, key)
+    model = merged_model(config, parts)
     holdout = split.test.select(sample_rows(config, split))
     reset_peak_memory()
     started = time.monotonic()
@@ -259,18 +261,16 @@ def _fit_seconds(config: RunConfig, trained: dict[str, Any]) -> float | None:
     return seconds + (meta.get("cost", {}).get("fit_seconds") or 0.0)
 
 
-def merged_model(config: RunConfig, parts: LanguageParts, key: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the fine-tuned model and what the fine-tune stage wrote beside its adapter."""
+def merged_model(config: RunConfig, parts: LanguageParts) -> Any:
+    """Return the fine-tuned model."""
     from peft import PeftModel
 
-    folder = config.output / "adapter"
-    trained = _adapter_meta(folder, key)
     base = load_language_model(config, tokens=parts.vocabulary)
-    model = PeftModel.from_pretrained(base, str(folder))
+    model = PeftModel.from_pretrained(base, str(config.output / "adapter"))
     if config.model.quantize == "none":
         # Merged, an adapter costs nothing at decoding time; merged into quantised weights it would be rounded away.
         model = model.merge_and_unload()
-    return model.eval(), trained
+    return model.eval()
 
 
 def _recommend_other(
@@ -380,7 +380,7 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _adapter_meta(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
+def adapter_meta(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
     """Return what the fine-tune stage wrote beside an adapter; {} for an adapter that was trained elsewhere."""
     if not folder.is_dir():
         raise ArtefactError(

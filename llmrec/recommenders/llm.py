@@ -181,9 +181,7 @@ class LLMRecommender:
     ) -> Validate:
         """Return the function that measures the metric of ``finetune.validation``."""
         settings = self.finetune.validation
-        rows = np.arange(len(split.valid))
-        if settings.users is not None and settings.users < len(rows):
-            rows = np.sort(np.random.default_rng(self.seed).choice(rows, size=settings.users, replace=False))
+        rows = split.valid.sample_rows(settings.users, self.seed)
 
         def ndcg(process: int, processes: int) -> tuple[float, int]:
             part = split.valid.select(rows[process::processes])
