@@ -23,8 +23,8 @@ def main(
     set_: Overrides = None,
 ) -> None:
     """Read the data, make identifiers and train the adapter of RECIPE."""
+    from llmrec.pipeline.finetune_stage import is_main_process
     from llmrec.pipeline.run import finetune
-    from llmrec.pipeline.stages import is_main_process
     from llmrec.progress import say
 
     adapter = finetune(recipe, set_ or [])

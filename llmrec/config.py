@@ -151,6 +151,9 @@ class NewTokens(_Section):
     """Peak for free embeddings, or for the maps; they are new and can move faster than the adapters."""
     vector_learning_rate: float = Field(default=5e-4, gt=0)
     """Peak for the item vectors under start: collaborative; they are fitted already and should not move far."""
+    temperature: float | None = Field(default=None, gt=0)
+    """Under start: collaborative and with one token an item, train the softmax over cosines divided by this, as SASRec does
+    here (0.1); the saved head is a plain product that ranks alike. null: train the product itself."""
     dropout: float = Field(default=0.25, ge=0, lt=1)
     """Share of features zeroed in training, of new tokens' input embeddings and of the states that score them."""
 
@@ -308,6 +311,13 @@ class RunConfig(_Section):
             problems.append(
                 "finetune.loss is vocab and finetune.new_tokens.start is collaborative; expected loss: catalogue with "
                 "it, or start: title"
+            )
+        if self.finetune.new_tokens.temperature is not None and not (
+            aligned and self.identifiers.scheme == "token"
+        ):
+            problems.append(
+                "finetune.new_tokens.temperature is set; expected identifiers.scheme: token and "
+                "finetune.new_tokens.start: collaborative with it, or null"
             )
         if self.collaborative_reasons and self.identifiers.collaborative_system not in self.systems:
             known = ", ".join(self.systems)

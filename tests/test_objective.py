@@ -146,3 +146,44 @@ def test_nothing_is_learned_where_nothing_can_be_chosen(tiny_lm, catalog):
     vocab = Case(tiny_lm, catalog, settings("vocab"), scheme="title")
     few, all_ = (sum(len(e.positions) for e in c.examples()) for c in (case, vocab))
     assert few < all_
+
+
+def test_cosines_are_learned_and_the_saved_head_ranks_just_so(tiny_lm, catalog):
+    """One-token identifiers: a plain head with PEFT's own forward gives the order of the cosines, and nearly their softmax."""
+    new = NewTokens(start="collaborative", temperature=0.1, dropout=0.0)
+    case = Case(tiny_lm, catalog, Finetune(lora_rank=2, new_tokens=new), scheme="token")
+    objective = noisy(case.objective())
+    tokens = objective.new_tokens
+    examples = case.examples()
+    objective.train()
+    for example in examples:  # what |P h| is on average is learned on the way
+        objective.loss(collate([example]))
+    objective.eval()
+    tokens.materialise()
+    assert float(tokens.length) > 0
+    for history in case.histories[:3]:
+        prompt = case.verbalizer.prompt(history)
+        with torch.no_grad():
+            ids = torch.as_tensor(prompt)[None]
+            user = tokens.to_score @ objective._states(ids)[0, -1]
+            cosine = torch.nn.functional.cosine_similarity(tokens.vectors, user[None])
+            logits = objective.model(ids).logits[0, -1, tokens.first :]
+        expected = torch.log_softmax(cosine / 0.1, 0)
+        assert torch.allclose(logits * float(tokens.length / user.norm()), cosine / 0.1, atol=1e-4)
+        assert torch.allclose(torch.log_softmax(logits, 0), expected, atol=0.5)
+        # And it is what the loss is.
+        pair = type(history)(
+            "x", np.append(history.items, 2), np.append(history.timestamps, history.timestamps[-1])
+        )
+        whole = type(case.histories).from_list([pair])
+        windows = one_target_windows(training_windows(whole, case.max_events), whole, case.max_events)
+        last = training_examples(case.verbalizer, whole, windows, case.alternatives)[-1]
+        with torch.no_grad():
+            assert float(objective.loss(collate([last]))) == pytest.approx(-float(expected[2]), abs=1e-4)
+
+
+def test_cosines_are_for_single_tokens(tiny_lm, catalog):
+    new = NewTokens(start="collaborative", temperature=0.1)
+    case = Case(tiny_lm, catalog, Finetune(lora_rank=2, new_tokens=new), scheme="semantic", levels=2, codes=5)
+    with pytest.raises(ConfigError, match="temperature is set, and identifiers are longer"):
+        case.objective()

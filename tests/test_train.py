@@ -32,7 +32,7 @@ SETTINGS = Finetune(
     save_steps=2,
     lora_dropout=0.1,
     lora_rank=2,
-    new_tokens=NewTokens(start="collaborative", learning_rate=1e-2),
+    new_tokens=NewTokens(start="collaborative", temperature=0.1, learning_rate=1e-2),
 )
 SCHEMES = [{"scheme": "title"}, {"scheme": "token"}]
 

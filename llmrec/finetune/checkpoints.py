@@ -165,7 +165,11 @@ def _best(folder: Path, step: int) -> Path:
 
 def _trainable(model: Any) -> dict[str, Any]:
     """Return what is trained, by name, whatever the model is wrapped in; frozen weights stay where they are."""
-    return {n.removeprefix("module."): p for n, p in model.named_parameters() if p.requires_grad}
+    trained = {n.removeprefix("module."): p for n, p in model.named_parameters() if p.requires_grad}
+    # A running mean is learned without a gradient.
+    return trained | {
+        n.removeprefix("module."): b for n, b in model.named_buffers() if n.endswith("new_tokens.length")
+    }
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -36,6 +36,10 @@ class NewTokens(nn.Module):
         Collaborative vectors [n, d], or ``None``. Without them both embeddings are free and start from ``rows``. With
         them a token's input embedding is ``row + Q v`` and its logit ``v . P h``, where h is the model's state and v the
         token's vector: the two maps and the vectors are trained, n x d + 2 D x d numbers instead of 2 n x D.
+    temperature
+        With it, and with vectors, what is trained is the softmax over ``cos(v, P h) / temperature``. The head that is
+        saved has ``v . P h / (|v| c temperature)``, where c is the mean of ``|P h|``: a plain matrix product that ranks
+        the tokens just so, since ``|P h|`` is the same for all of them. Its probabilities are close, not equal.
     dropout
         Share of features of new tokens' embeddings, and of states that are scored, zeroed in training.
     seed
@@ -43,6 +47,7 @@ class NewTokens(nn.Module):
     """
 
     rows: Tensor  # [n, D]
+    length: Tensor  # [] running mean of |P h|; 0 before the first step
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class NewTokens(nn.Module):
         rows: NDArray[np.floating],
         vectors: NDArray[np.floating] | None,
         *,
+        temperature: float | None = None,
         dropout: float,
         seed: int,
     ) -> None:
@@ -58,7 +64,7 @@ class NewTokens(nn.Module):
         # In tuples, so that the layers are not registered (and saved) a second time.
         self._layers = (causal.get_input_embeddings(), causal.get_output_embeddings())
         self.first = int(_tokens(self._layers[0])[0])
-        self.dropout = dropout
+        self.dropout, self.temperature = dropout, None if vectors is None else temperature
         device = self._delta(0).device
         start = torch.as_tensor(rows, dtype=torch.float32, device=device)
         self.aligned = vectors is not None
@@ -69,6 +75,8 @@ class NewTokens(nn.Module):
         for which in (0, 1):
             self._delta(which).requires_grad_(False)
         self.register_buffer("rows", start, persistent=False)
+        if temperature is not None:
+            self.register_buffer("length", torch.zeros((), device=device))
         d = vectors.shape[1]
         scale = float(start.square().mean().sqrt())
         generator = torch.Generator().manual_seed(seed)
@@ -94,8 +102,22 @@ class NewTokens(nn.Module):
         """Return the rows of the head [n, D]."""
         if not self.aligned:
             return self._delta(1)
-        rows: Tensor = self.vectors @ self.to_score / self.vectors.shape[1] ** 0.5
+        if self.temperature is None:
+            rows: Tensor = self.vectors @ self.to_score / self.vectors.shape[1] ** 0.5
+        else:
+            length = torch.where(self.length > 0, self.length, 1.0)
+            rows = F.normalize(self.vectors, dim=-1) @ self.to_score / (self.temperature * length)
         return rows
+
+    def cosines(self, states: Tensor) -> Tensor:
+        """Return the cosine of every token's vector and the mapped states, over the temperature [P, n]."""
+        assert self.temperature is not None
+        if self.training:
+            with torch.no_grad():
+                mean = F.linear(states, self.to_score).float().norm(dim=-1).mean()
+                self.length.copy_(torch.where(self.length > 0, self.length.lerp(mean, 0.02), mean))
+        mapped = F.linear(self.drop(states), self.to_score).float()
+        return F.linear(F.normalize(mapped, dim=-1) / self.temperature, F.normalize(self.vectors, dim=-1))
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Return the input embeddings of tokens, old and new [B, T, D]."""

@@ -85,15 +85,21 @@ class NextItemLoss(nn.Module):
         buffer("code", alternatives.code)
         # With a single prefix, the empty one, every prediction is over the whole alphabet.
         self.one_choice = len(alternatives.indptr) == 2
+        if new_tokens is None or new_tokens.temperature is None:
+            return
+        if not (self.one_choice and len(alternatives.alphabet) == len(new_tokens.vectors)):
+            raise ConfigError(
+                "finetune.new_tokens.temperature is set, and identifiers are longer than one new token. Expected "
+                "identifiers.scheme: token with it, since only the order of single tokens survives in the saved head; or "
+                "null."
+            )
 
     def forward(self, token_ids: Tensor, positions: Tensor, labels: Tensor, prefixes: Tensor) -> Tensor:
         """Return the summed loss of a :class:`Batch`."""
         if not self.over_catalogue:
             return self._over_vocabulary(token_ids, positions, labels)
         states = self._states(token_ids).flatten(0, 1)[positions]  # [P, D]
-        if self.new_tokens is not None:
-            states = self.new_tokens.drop(states)
-        logits = F.linear(states, *self._head()).float()  # [P, A]
+        logits = self._logits(states).float()  # [P, A]
         target = torch.searchsorted(self.alphabet, labels)
         if self.one_choice:
             return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="sum")
@@ -134,6 +140,14 @@ class NextItemLoss(nn.Module):
                 inputs_embeds=self.new_tokens.embed(token_ids), use_cache=False
             ).last_hidden_state
         return states
+
+    def _logits(self, states: Tensor) -> Tensor:
+        """Return the scores of the alphabet's tokens [P, A]."""
+        if self.new_tokens is None:
+            return F.linear(states, *self._head())
+        if self.new_tokens.temperature is not None:
+            return self.new_tokens.cosines(states)
+        return F.linear(self.new_tokens.drop(states), *self._head())
 
     def _head(self) -> tuple[Tensor, Tensor | None]:
         """Return the head's weight [A, D] and bias [A] for the alphabet."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 from llmrec.config import Identifiers
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories
-from llmrec.errors import ConfigError, IdentifierError, nearest
+from llmrec.errors import ConfigError, IdentifierError
 from llmrec.identifiers.base import ItemIdentifiers
+from llmrec.plugins import load_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,17 +69,10 @@ class Scheme(Protocol):
 
 def load_scheme(name: str) -> Scheme:
     """Return a built-in scheme, or ``package.module:Class`` of somebody else's."""
-    path = SCHEMES.get(name, name)
-    module, _, attribute = path.partition(":")
-    if not attribute:
-        raise ConfigError(
-            f"identifiers.scheme: there is no scheme {name!r}{nearest(name, SCHEMES)}; expected one of "
-            f"{', '.join(SCHEMES)}, or package.module:Class"
-        )
     try:
-        scheme: Scheme = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"identifiers.scheme: {name!r} cannot be imported: {error}") from None
+        scheme: Scheme = load_class("scheme", name, SCHEMES)()
+    except ConfigError as error:
+        raise ConfigError(f"identifiers.scheme: {error}") from None
     return scheme
 
 

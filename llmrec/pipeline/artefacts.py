@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from llmrec.data.recommendations import replacing
 from llmrec.errors import ArtefactError
 
-__all__ = ["check_key", "flatten", "locked", "read_json", "whole_folder", "write_text"]
+__all__ = ["check_key", "flatten", "locked", "read_json", "whole_folder", "write_json", "write_text"]
 
 
 @contextmanager
@@ -104,3 +104,8 @@ def check_key(artefact: Path, found: Mapping[str, Any], wanted: Mapping[str, Any
             "results of different configs must not be mixed. Give this config a directory of its own with "
             f"--set output=..., or remove {str(artefact)!r} to make it again."
         )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON for people to read too, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")

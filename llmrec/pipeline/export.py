@@ -9,17 +9,13 @@ from llmrec.config_file import load_config
 from llmrec.errors import ArtefactError, ConfigError
 from llmrec.gguf import without_progress_bars
 from llmrec.identifiers.files import write_identifiers
+from llmrec.pipeline.adapter import adapter_meta, merged_model
 from llmrec.pipeline.artefacts import read_json, whole_folder, write_text
+from llmrec.pipeline.keys import finetune_key
 from llmrec.pipeline.model_card import model_card
 from llmrec.pipeline.parts import language_parts
-from llmrec.pipeline.stages import (
-    adapter_meta,
-    finetune_key,
-    llm_systems,
-    merged_model,
-    prepare,
-    run_identifiers,
-)
+from llmrec.pipeline.prepare_stage import prepare
+from llmrec.pipeline.recommend_stage import llm_systems, run_identifiers
 from llmrec.progress import say
 
 __all__ = ["export"]

@@ -28,8 +28,9 @@ from llmrec.eval.words import label
 from llmrec.identifiers.files import read_identifiers_meta
 from llmrec.pipeline.artefacts import check_key, read_json, write_text
 from llmrec.pipeline.identifiers_stage import identifiers_at_hand
+from llmrec.pipeline.keys import recommend_key
 from llmrec.pipeline.parts import language_parts, sample_rows
-from llmrec.pipeline.stages import llm_systems, recommend_key
+from llmrec.pipeline.recommend_stage import llm_systems
 from llmrec.progress import say
 from llmrec.prompts.template import load_template
 from llmrec.prompts.time import TIME_STYLES

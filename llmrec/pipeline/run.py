@@ -10,12 +10,12 @@ from llmrec.config import RunConfig
 from llmrec.config_file import load_config
 from llmrec.errors import ArtefactError, ConfigError
 from llmrec.pipeline.artefacts import locked
+from llmrec.pipeline.finetune_stage import finetune_stage
 from llmrec.pipeline.parts import pick_device
-from llmrec.pipeline.stages import (
+from llmrec.pipeline.prepare_stage import prepare
+from llmrec.pipeline.recommend_stage import (
     collaborative_vectors,
-    finetune_stage,
     llm_systems,
-    prepare,
     recommend_stage,
     run_identifiers,
 )

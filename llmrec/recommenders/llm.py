@@ -143,7 +143,12 @@ class LLMRecommender:
         new = None
         if start is not None:
             new = NewTokens(
-                self.model, start.rows, start.vectors, dropout=settings.new_tokens.dropout, seed=self.seed
+                self.model,
+                start.rows,
+                start.vectors,
+                temperature=settings.new_tokens.temperature,
+                dropout=settings.new_tokens.dropout,
+                seed=self.seed,
             )
         alternatives = alternatives_of(self.trie) if settings.loss == "catalogue" else None
         objective = NextItemLoss(self.model, alternatives, new, label_smoothing=settings.label_smoothing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from typing import Any, get_type_hints
 
@@ -10,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from llmrec.config import System
 from llmrec.errors import ConfigError, nearest
+from llmrec.plugins import load_class
 
 __all__ = ["LLM", "RECOMMENDERS", "build_recommender", "kind_of", "recommender_class", "system_problems"]
 
@@ -77,15 +77,4 @@ def system_problems(name: str, system: System) -> list[str]:
 
 def recommender_class(kind: str) -> Any:
     """Return the class of a kind: a built-in one, or that of ``package.module:Class``."""
-    path = RECOMMENDERS.get(kind, kind)
-    module, _, attribute = path.partition(":")
-    if not attribute:
-        known = [LLM, *RECOMMENDERS]
-        raise ConfigError(
-            f"there is no recommender {kind!r}{nearest(kind, known)}; expected one of {', '.join(known)}, or "
-            "package.module:Class"
-        )
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the recommender {kind!r} cannot be imported: {error}") from None
+    return load_class("recommender", kind, RECOMMENDERS, also=[LLM])

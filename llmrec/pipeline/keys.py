@@ -1,0 +1,63 @@
+"""What decides each artefact of a run: the settings that its key holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmrec.config import RunConfig
+from llmrec.pipeline.parts import data_digests
+from llmrec.progress import say_once
+from llmrec.recommenders.registry import LLM, kind_of
+
+__all__ = ["prepare_key", "identifiers_key", "finetune_key", "recommend_key"]
+
+
+def prepare_key(config: RunConfig) -> dict[str, Any]:
+    """Return what decides the split."""
+    dumped = config.model_dump(mode="json", include={"data", "split", "seed"})
+    return {**dumped, "files": data_digests(config)}
+
+
+def identifiers_key(config: RunConfig) -> dict[str, Any]:
+    """Return what decides the identifiers."""
+    from llmrec.models import fingerprint
+
+    model = config.model.model_dump(mode="json", include={"name", "keep_layers"})
+    dumped = config.model_dump(mode="json", include={"identifiers"})
+    system = config.identifiers.collaborative_system
+    vectors = {"vectors": recommend_key(config, system)} if config.collaborative_reasons else {}
+    return {
+        **prepare_key(config),
+        **dumped,
+        **vectors,
+        "model": model,
+        "model_fingerprint": fingerprint(config.model.name, say_once),
+    }
+
+
+def finetune_key(config: RunConfig) -> dict[str, Any]:
+    """Return what decides the adapter. How often it is saved, where it runs and in what pieces decide nothing."""
+    dumped = config.model_dump(mode="json", include={"prompt", "model", "finetune"})
+    for name in ("save_steps", "report_to", "micro_batch_tokens", "gradient_checkpointing"):
+        del dumped["finetune"][name]
+    for name in ("device", "attention", "trust_remote_code"):
+        del dumped["model"][name]
+    template = config.prompt.template
+    text = Path(template).read_text(encoding="utf-8") if Path(template).is_file() else template
+    return {**identifiers_key(config), **dumped, "template_text": text}
+
+
+def recommend_key(config: RunConfig, name: str) -> dict[str, Any]:
+    """Return what decides one system's lists. Batch sizes of decoding decide nothing but speed."""
+    system = config.systems[name]
+    kind = kind_of(name, system)
+    if kind == LLM:
+        decoding = config.decoding.model_dump(mode="json", exclude={"batch_size"})
+        users = {"users": config.evaluation.users, "k": config.evaluation.k}
+        return {**finetune_key(config), "decoding": decoding, "evaluation": users}
+    return {
+        **prepare_key(config),
+        "systems": {name: {"kind": kind, **system.options}},
+        "evaluation": {"k": config.evaluation.k},
+    }

@@ -1,0 +1,179 @@
+"""The stage that makes every system's lists, and on the way the vectors and identifiers that come from one."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.config import RunConfig, System
+from llmrec.data.catalog import Catalog
+from llmrec.data.recommendations import Recommendations, read_meta, write_recommendations
+from llmrec.data.split import Split
+from llmrec.errors import ArtefactError
+from llmrec.eval.evaluate import Cost
+from llmrec.identifiers.base import ItemIdentifiers
+from llmrec.pipeline.adapter import adapter_meta, merged_model
+from llmrec.pipeline.artefacts import check_key
+from llmrec.pipeline.identifiers_stage import identifiers_stage, read_vectors, write_vectors
+from llmrec.pipeline.keys import finetune_key, identifiers_key, recommend_key
+from llmrec.pipeline.memory import peak_memory, reset_peak_memory
+from llmrec.pipeline.parts import language_parts, pick_device, sample_rows
+from llmrec.progress import bar, clock, say
+from llmrec.recommenders.registry import LLM, build_recommender, kind_of
+
+__all__ = ["recommend_stage", "run_identifiers", "collaborative_vectors", "llm_systems"]
+
+
+def recommend_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
+    """Make the lists of every system that has none yet."""
+    for name in config.systems:
+        _recommend_one(config, name, split, catalog)
+
+
+def run_identifiers(config: RunConfig, split: Split, catalog: Catalog) -> ItemIdentifiers:
+    """Return the identifiers of a run, made now if they are not there."""
+    return identifiers_stage(
+        config, split, catalog, identifiers_key(config), lambda: collaborative_vectors(config, split, catalog)
+    )
+
+
+def collaborative_vectors(config: RunConfig, split: Split, catalog: Catalog) -> NDArray[np.float32]:
+    """Return the item vectors of ``identifiers.collaborative_system`` [N, d]; fits that system if need be."""
+    name = config.identifiers.collaborative_system
+    path, key = config.output / "vectors" / f"{name}.safetensors", recommend_key(config, name)
+    found = read_vectors(path, key)
+    if found is None:
+        # Its lists are made on the way, so that it is not fitted twice.
+        _recommend_one(config, name, split, catalog, again=True)
+        found = read_vectors(path, key)
+        assert found is not None
+    return found
+
+
+def llm_systems(config: RunConfig) -> list[str]:
+    """Return the names of the systems that are the language model."""
+    return [name for name, system in config.systems.items() if kind_of(name, system) == LLM]
+
+
+def _recommend_one(
+    config: RunConfig, name: str, split: Split, catalog: Catalog, *, again: bool = False
+) -> None:
+    system = config.systems[name]
+    path = config.output / "recommendations" / f"{name}.parquet"
+    key = recommend_key(config, name)
+    if path.is_file():
+        meta = read_meta(path)
+        if meta is None:
+            raise ArtefactError(
+                f"{str(path)!r} was made elsewhere, and the config has a system of the same name. Expected one or "
+                f"the other: rename the file, or take {name!r} out of systems."
+            )
+        check_key(path, meta.get("key", {}), key)
+        if not again:
+            return
+    make = _recommend_llm if kind_of(name, system) == LLM else _recommend_other
+    recs, meta = make(config, name, system, split, catalog)
+    write_recommendations(path, recs, catalog, {"key": key, **meta})
+
+
+def _recommend_llm(
+    config: RunConfig, name: str, system: System, split: Split, catalog: Catalog
+) -> tuple[Recommendations, dict[str, Any]]:
+    from llmrec.recommenders.llm import LLMRecommender
+
+    key = finetune_key(config)
+    trained = adapter_meta(config.output / "adapter", key)
+    parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
+    model = merged_model(config, parts)
+    holdout = split.test.select(sample_rows(config, split))
+    reset_peak_memory()
+    started = time.monotonic()
+    with bar(f"Decoding for {name}, users") as progress:
+        llm = LLMRecommender(
+            model, parts.verbalizer, parts.trie,
+            finetune=config.finetune, decoding=config.decoding, name=name, on_progress=progress,
+        )  # fmt: skip
+        recs = llm.recommend(
+            holdout.histories,
+            config.evaluation.k,
+            exclude_seen=config.split.exclude_seen,
+            target_timestamps=holdout.target_timestamps if config.prompt.target_time else None,
+        )
+    seconds = time.monotonic() - started
+    cost = Cost(
+        fit_seconds=_fit_seconds(config, trained),
+        recommend_seconds=seconds,
+        recommend_users=len(holdout),
+        peak_memory_bytes=max(peak_memory() or 0, trained.get("peak_memory_bytes") or 0) or None,
+        tokens_trained=int(trained["counts"]["tokens"]) if "counts" in trained else None,
+        tokens_read=llm.prompt_tokens_,
+        tokens_generated=llm.beam_tokens_,
+        device=_device_words(pick_device(config.model.device)),
+    )
+    say(
+        f"{name}: lists for {len(holdout):,} users in {clock(seconds)}; {llm.certified_.mean():.0%} certified to be "
+        f"the model's exact top {config.evaluation.k}."
+    )
+    return recs, {"cost": asdict(cost), "certified": float(llm.certified_.mean())}
+
+
+def _recommend_other(
+    config: RunConfig, name: str, system: System, split: Split, catalog: Catalog
+) -> tuple[Recommendations, dict[str, Any]]:
+    reset_peak_memory()
+    with bar(f"Fitting {name}, epochs") as progress:
+        recommender = build_recommender(
+            name, system, seed=config.seed, on_epoch=lambda epoch, of, metrics: progress(epoch, of)
+        )
+        started = time.monotonic()
+        recommender.fit(split)
+        fitted = time.monotonic() - started
+    started = time.monotonic()
+    recs = recommender.recommend(
+        split.test.histories, config.evaluation.k, exclude_seen=config.split.exclude_seen
+    )
+    seconds = time.monotonic() - started
+    device = str(getattr(recommender, "device", "cpu"))
+    cost = Cost(
+        fit_seconds=fitted,
+        recommend_seconds=seconds,
+        recommend_users=len(split.test),
+        peak_memory_bytes=peak_memory(),
+        device=_device_words(device),
+    )
+    if name == config.identifiers.collaborative_system and config.collaborative_reasons:
+        write_vectors(
+            config.output / "vectors" / f"{name}.safetensors",
+            recommender.item_vectors(),
+            recommend_key(config, name),
+        )
+    meta = {"cost": asdict(cost), "epochs": getattr(recommender, "history_", [])}
+    if meta["epochs"]:
+        meta["best_epoch"] = recommender.best_epoch_
+    best = f" (best of {len(meta['epochs'])} epochs: {meta['best_epoch']})" if meta["epochs"] else ""
+    say(f"{name}: fitted in {clock(fitted)}{best}, lists for {len(split.test):,} users in {seconds:.1f} s.")
+    return recs, meta
+
+
+def _fit_seconds(config: RunConfig, trained: dict[str, Any]) -> float | None:
+    """Return the seconds of the language model's training, and of the system whose vectors it uses."""
+    seconds: float | None = trained.get("seconds")
+    if seconds is None or not config.collaborative_reasons:
+        return seconds
+    path = config.output / "recommendations" / f"{config.identifiers.collaborative_system}.parquet"
+    meta = (read_meta(path) if path.is_file() else None) or {}
+    return seconds + (meta.get("cost", {}).get("fit_seconds") or 0.0)
+
+
+def _device_words(device: str) -> str:
+    """Say what a device is."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU cores ({platform.machine()})"
