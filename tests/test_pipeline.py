@@ -235,6 +235,8 @@ def test_a_system_without_item_vectors_is_refused(config, capsys):
     assert "itemknn, which has no item vectors. Expected a system of the kind sasrec" in printed.err
     changes = ("--set", "finetune.loss=vocab")
     assert "expected loss: catalogue" in llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys).err
+    changes = ("--set", "finetune.new_tokens.temperature=0.1", "--set", "finetune.new_tokens.start=title")
+    assert "temperature is set" in llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys).err
     changes = ("--set", "identifiers.collaborative_system=nobody")
     assert (
         "expected one of the systems" in llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys).err

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from transformers import LogitsProcessor
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 
-from llmrec.decoding.beam import beam_search, views_of
+from llmrec.decoding.beam import beam_search
 from llmrec.decoding.compile import PAD
 from llmrec.decoding.scores import check_normalisation, child_log_probs
+from llmrec.decoding.search import views_of
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.decoding.view import TrieView, hidden_keys, is_in
 from llmrec.errors import TrieError

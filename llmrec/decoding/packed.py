@@ -17,17 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llmrec.decoding.view import place_within
 from llmrec.errors import TrieError
 
-__all__ = ["PackedPrompts", "place_within"]
+__all__ = ["PackedPrompts"]
 
 # Attention kernels of transformers that take a mask of our own; flash attention takes none.
 _MASKED_ATTENTION = ("sdpa", "eager")
-
-
-def place_within(users: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return each entry's place within its user, from 0; ``users`` ascend [n]."""
-    return np.arange(len(users)) - np.searchsorted(users, users)
 
 
 class PackedPrompts:

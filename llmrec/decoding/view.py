@@ -15,7 +15,7 @@ from llmrec.decoding.trie import CompiledTrie, Edges
 from llmrec.decoding.walking import Walkable
 from llmrec.errors import TrieError
 
-__all__ = ["TrieView", "hidden_keys", "is_in", "nothing_left"]
+__all__ = ["TrieView", "hidden_keys", "is_in", "nothing_left", "place_within"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,3 +110,8 @@ def is_in(sorted_values: NDArray[np.integer], values: NDArray[np.integer]) -> ND
         return np.zeros(len(values), dtype=bool)
     found: NDArray[np.bool_] = sorted_values.take(sorted_values.searchsorted(values), mode="clip") == values
     return found
+
+
+def place_within(users: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return each entry's place within its user, from 0; ``users`` ascend [n]."""
+    return np.arange(len(users)) - np.searchsorted(users, users)
