@@ -54,17 +54,27 @@ class Fed:
 
     def add(self, nodes: NDArray[np.int64], slots: NDArray[np.int64], logits: torch.Tensor | None) -> int:
         """Append rows and return the number of the first; without logits each node has a single, certain child."""
-        first = len(self.slot)
         edges = self.trie.edges(nodes)
         if logits is None:
             logp = np.zeros(len(edges.nodes))
         else:
             logp = as_float64(child_log_probs(logits, edges.tokens, edges.offsets, self.normalisation))
+        return self.append(slots, edges.offsets, edges.nodes, logp)
+
+    def append(
+        self,
+        slots: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        nodes: NDArray[np.int64],
+        logp: NDArray[np.float64],
+    ) -> int:
+        """Append rows whose children are scored, flat with offsets; return the number of the first."""
+        first = len(self.slot)
         self.slot = np.concatenate([self.slot, slots])
         self.has_next = np.concatenate([self.has_next, np.zeros(len(slots), bool)])
-        self.start = np.concatenate([self.start, self.start[-1] + edges.offsets[1:]])
+        self.start = np.concatenate([self.start, self.start[-1] + offsets[1:]])
         self.logp = np.concatenate([self.logp, logp])
-        self.nodes = np.concatenate([self.nodes, edges.nodes])
+        self.nodes = np.concatenate([self.nodes, nodes])
         return first
 
     def children(

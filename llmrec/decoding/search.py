@@ -110,6 +110,8 @@ class Search(ABC):
             parent=np.full(self.n_users, NOT_FED),
         )
         self.cut: list[Hypotheses] = []
+        # Bounds on what a backend never showed: the best score among it, for each user [B].
+        self.unseen = np.full(self.n_users, -np.inf)
 
     @abstractmethod
     def _feed(self) -> None:
@@ -197,7 +199,7 @@ class Search(ABC):
         scores = np.full((self.n_users, self.k), -np.inf)
         items[user[order], rank] = found[order]
         scores[user[order], rank] = score[order]
-        best_cut = np.full(self.n_users, -np.inf)
+        best_cut = self.unseen.copy()
         for cut in self.cut:
             np.maximum.at(best_cut, cut.user, cut.score)
         # An incomplete list is certified only if nothing was cut off.

@@ -1,0 +1,268 @@
+"""Beam search over a compiled trie with a vLLM engine: the search of :mod:`llmrec.decoding.beam`, scored in batches.
+
+In every round the prefixes of all users go to ``LLM.generate`` together, each as a prompt that continues the user's, and
+come back with the log-probabilities of the best tokens that the trie allows. Prompts are kept by prefix caching, so a
+round costs little more than its new tokens. The engine is started by :func:`start_engine`.
+
+Shapes: B users, W prefixes per user, n prefixes, K items wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.decoding.hypotheses import NOT_FED
+from llmrec.decoding.scores import check_normalisation
+from llmrec.decoding.search import BeamResult, Search, views_of
+from llmrec.decoding.trie import CompiledTrie
+from llmrec.decoding.view import TrieView, is_in
+from llmrec.errors import ConfigError
+
+__all__ = ["start_engine", "vllm_beam_search"]
+
+
+def start_engine(
+    model: str | Path,
+    trie: Path,
+    made_for: Mapping[str, str],
+    *,
+    k: int,
+    width: int,
+    until_certified: bool = False,
+    **options: Any,
+) -> Any:
+    """Start a vLLM engine that knows a trie.
+
+    Parameters
+    ----------
+    model
+        A model directory or hub id.
+    trie, made_for
+        A file that ``CompiledTrie.save`` wrote, and what it was made for.
+    k, width, until_certified
+        Largest values of the searches to come.
+    **options
+        More for ``vllm.LLM``: ``dtype``, ``max_model_len``, ``enable_lora``, ...
+
+    Returns
+    -------
+    vllm.LLM
+
+    Raises
+    ------
+    ConfigError
+        vLLM is not installed, or has not enough memory.
+    TrieError
+        The trie is damaged, or was made for something else.
+    """
+    compiled = CompiledTrie.load(trie, made_for)
+    try:
+        from vllm import LLM, EngineArgs
+    except ImportError as error:
+        raise ConfigError(
+            f"The vLLM backend needs the package vllm, which cannot be imported: {error}. Expected it to be installed: pip "
+            "install 'llmrec[vllm]' on a machine with a GPU; docs/vllm.md says how on a CPU."
+        ) from error
+    from llmrec.decoding.vllm_processors import TRIE_KEY
+
+    settings: dict[str, Any] = {
+        "model": str(model),
+        "logprobs_mode": "processed_logits",
+        "max_logprobs": int(
+            _children_asked(compiled, np.arange(compiled.n_nodes), k, width, until_certified).max()
+        ),
+        "enable_prefix_caching": True,
+        # Most requests are a single step; and the processors must see every token before the next.
+        "async_scheduling": False,
+        "additional_config": {TRIE_KEY: {"path": str(trie), "made_for": dict(made_for)}},
+        **options,
+    }
+    try:
+        newer = EngineArgs(**settings).create_engine_config().use_v2_model_runner
+        name = "TrieProcessorV2" if newer else "TrieProcessorV1"
+        return LLM(**settings, logits_processors=[f"llmrec.decoding.vllm_processors:{name}"])
+    except (ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(
+            f"The vLLM engine did not start: {said} Expected a model that vLLM serves and memory for it and its cache: "
+            "lower max_model_len, max_num_seqs or gpu_memory_utilization (on a CPU: VLLM_CPU_KVCACHE_SPACE, in GiB)."
+        ) from error
+
+
+def vllm_beam_search(
+    engine: Any,
+    trie: CompiledTrie,
+    prompts: Sequence[NDArray[np.integer]],
+    k: int,
+    *,
+    width: int,
+    exclude: Sequence[NDArray[np.integer]] | Sequence[TrieView] | None = None,
+    normalisation: str = "vocab",
+    until_certified: bool = False,
+    lora_request: Any = None,
+) -> BeamResult:
+    """Return the ``k`` most probable allowed items after each prompt; see :func:`llmrec.decoding.beam.beam_search`.
+
+    Parameters
+    ----------
+    engine
+        From :func:`start_engine`, with this trie.
+    lora_request
+        The adapter to serve, as ``vllm.lora.request.LoRARequest``.
+    """
+    check_normalisation(normalisation)
+    views = views_of(trie, exclude, len(prompts))
+    search = _VllmSearch(engine, prompts, views, k, width, normalisation, until_certified, lora_request)
+    search.run(until_certified)
+    return search.result()
+
+
+def _children_asked(
+    trie: CompiledTrie, nodes: NDArray[np.int64], k: int, width: int, all_children: bool
+) -> NDArray[np.int64]:
+    """Return how many of the best children of each node to ask for, at least 1 [n].
+
+    Where all children are whole items the best ``k`` are enough, and ``width`` where all are prefixes. Where they are mixed,
+    as a title is among its sequels, a low item may still be kept beside better prefixes: all.
+    """
+    edges = trie.edges(nodes)
+    leaves = np.add.reduceat(np.append(trie.is_leaf(edges.nodes), False).astype(np.int64), edges.offsets[:-1])
+    children = np.diff(edges.offsets)
+    leaves[children == 0] = 0  # reduceat gives an empty range its first value
+    limit = np.where(leaves == children, k, np.where(leaves == 0, width, children))
+    return np.maximum(children if all_children else np.minimum(children, limit), 1)
+
+
+class _VllmSearch(Search):
+    def __init__(
+        self,
+        engine: Any,
+        prompts: Sequence[NDArray[np.integer]],
+        views: Sequence[TrieView],
+        k: int,
+        width: int,
+        normalisation: str,
+        all_children: bool,
+        lora_request: Any,
+    ) -> None:
+        super().__init__(views, k, width, normalisation)
+        self.engine, self.all_children, self.lora_request = engine, all_children, lora_request
+        self.prompts = [np.asarray(p).tolist() for p in prompts]
+
+    def _feed(self) -> None:
+        live, trie = self.live, self.trie
+        need = np.flatnonzero(~live.done & (live.fed == NOT_FED))
+        if not len(need):
+            return
+        requests: list[tuple[int, int, int]] = []  # user, node to begin at, tokens to generate
+        chains: list[list[int]] = []  # nodes that get a row each, per prefix
+        for user, node in zip(live.user[need].tolist(), live.node[need].tolist(), strict=True):
+            chain = [node]
+            while trie.n_children(np.array([chain[-1]]))[0] == 1:
+                following = int(trie.edges(np.array([chain[-1]])).nodes[0])
+                if trie.is_leaf(np.array([following]))[0]:
+                    break
+                chain.append(following)
+            chains.append(chain)
+            if self.fed.normalisation == "vocab":
+                requests.append((user, node, len(chain)))
+            elif trie.n_children(np.array([chain[-1]]))[0] > 1:
+                requests.append((user, chain[-1], 1))  # what is certain is part of the prompt
+        answers = iter(self._generate(requests))
+        for at, chain in zip(need.tolist(), chains, strict=True):
+            sure = self.fed.normalisation == "catalogue"
+            children = [trie.edges(np.array([n])).nodes for n in chain]
+            logp = [np.zeros(len(c)) for c in children]
+            if not sure:
+                children, logp = self._read(chain, next(answers))
+            elif len(children[-1]) > 1:
+                children[-1:], logp[-1:] = self._read(chain[-1:], next(answers))
+            offsets = np.concatenate([[0], np.cumsum([len(c) for c in children])])
+            first = self.fed.append(
+                np.full(len(chain), NOT_FED), offsets, np.concatenate(children), np.concatenate(logp)
+            )
+            self.fed.has_next[first : first + len(chain) - 1] = True
+            live.fed[at] = first
+            if len(children[-1]) < self._allowed(int(live.user[at]), chain[-1]):
+                bound = live.score[at] + sum(float(p[0]) for p in logp[:-1]) + float(logp[-1].min())
+                self.unseen[live.user[at]] = max(self.unseen[live.user[at]], bound)
+
+    def _generate(self, requests: list[tuple[int, int, int]]) -> list[Any]:
+        """Return vLLM's log-probabilities of each request: a mapping from tokens for each token generated."""
+        if not requests:
+            return []
+        from vllm import SamplingParams
+
+        from llmrec.decoding.vllm_processors import REQUEST_KEY
+
+        prompts, params = [], []
+        for user, node, steps in requests:
+            path = self._tokens_from_root(node)
+            prompts.append({"prompt_token_ids": [*self.prompts[user], *path]})
+            hidden = self._hidden_below(user, node, steps)
+            params.append(
+                SamplingParams(
+                    max_tokens=steps,
+                    temperature=0.0,
+                    logprobs=self._asked(node, steps),
+                    ignore_eos=True,
+                    detokenize=False,
+                    extra_args={
+                        REQUEST_KEY: {
+                            "node": node,
+                            "hidden": hidden.tolist(),
+                            "normalisation": self.fed.normalisation,
+                        }
+                    },
+                )
+            )
+            self.fed_tokens += len(path) + steps - 1
+        self.forward_passes += 1
+        outputs = self.engine.generate(prompts, params, use_tqdm=False, lora_request=self.lora_request)
+        return [o.outputs[0].logprobs for o in outputs]
+
+    def _end(self, node: int, steps: int) -> int:
+        """Return the node that predicts the last of ``steps`` tokens, all before it without an alternative."""
+        for _ in range(steps - 1):
+            node = int(self.trie.edges(np.array([node])).nodes[0])
+        return node
+
+    def _asked(self, node: int, steps: int) -> int:
+        last = np.array([self._end(node, steps)])
+        return int(_children_asked(self.trie, last, self.k, self.width, self.all_children)[0])
+
+    def _allowed(self, user: int, node: int) -> int:
+        nodes = self.trie.edges(np.array([node])).nodes
+        return len(nodes) - int(is_in(self.views[user].hidden, nodes).sum())
+
+    def _hidden_below(self, user: int, node: int, steps: int) -> NDArray[np.int64]:
+        """Return the hidden nodes among what the last token may lead to."""
+        nodes = self.trie.edges(np.array([self._end(node, steps)])).nodes
+        hidden: NDArray[np.int64] = nodes[is_in(self.views[user].hidden, nodes)]
+        return hidden
+
+    def _read(
+        self, chain: list[int], answer: Sequence[Mapping[int, Any]]
+    ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float64]]]:
+        """Return the nodes and log-probabilities of what may follow each node of a chain."""
+        children, logp = [], []
+        for node, step in zip(chain, answer, strict=True):
+            tokens = np.fromiter(step.keys(), np.int64, len(step))
+            values = np.array([entry.logprob for entry in step.values()], dtype=np.float64)
+            nodes = self.trie.try_advance(np.full(len(tokens), node), tokens)
+            kept = (nodes >= 0) & np.isfinite(values)
+            children.append(nodes[kept])
+            logp.append(np.minimum(values[kept], 0.0))
+        return children, logp
+
+    def _tokens_from_root(self, node: int) -> list[int]:
+        path: list[int] = []
+        while node > 0:
+            path.append(int(self.trie.tokens_to(np.array([node]))[0]))
+            node = int(self.trie.parent(np.array([node]))[0])
+        return path[::-1]
