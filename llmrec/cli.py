@@ -52,9 +52,41 @@ def _stage(name: str, text: str) -> None:
 
 _stage("prepare", "Read the data, check it and split it.")
 _stage("finetune", "Make identifiers and fine-tune the language model; needs 'prepare'.")
-_stage("recommend", "Make every system's lists; needs 'finetune'.")
 _stage("evaluate", "Measure all lists of the run; needs 'recommend'.")
 _stage("compare", "Write the report; needs 'recommend'.")
+
+
+@app.command()
+def recommend(
+    config: ConfigPath,
+    set_: Overrides = None,
+    backend: Annotated[str | None, typer.Option(help="What runs the language model: torch or vllm.")] = None,
+    histories: Annotated[
+        Path | None, typer.Option(help="A log of users to recommend to, instead of the run's test users.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for their lists.")] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", help="Length of their lists; evaluation.k if left out.")
+    ] = None,
+    shard_users: Annotated[int, typer.Option(help="Users of a shard: what a kill can cost.")] = 1024,
+) -> None:
+    """Make every system's lists; or the language model's for any users, with --histories. Needs 'finetune'."""
+    overrides = [*(set_ or []), *([f"decoding.backend={backend}"] if backend else [])]
+    if histories is None:
+        from llmrec.pipeline import run as pipeline
+
+        if output is not None or k is not None:
+            raise LlmrecError(
+                "Got --output or -k without --histories. Expected both with it; for the run's own users set evaluation.k, "
+                "and the lists go to OUTPUT/recommendations."
+            )
+        pipeline.run(config, overrides, until="recommend")
+        return
+    from llmrec.pipeline.batch import recommend_file
+
+    if output is None:
+        raise LlmrecError("Got --histories without --output. Expected the folder for the lists.")
+    recommend_file(config, overrides, histories, output, k=k, shard_users=shard_users)
 
 
 @app.command()

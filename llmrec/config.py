@@ -242,7 +242,11 @@ class Decoding(_Section):
     """Log-probabilities over the tokens that the catalogue allows, or over the whole vocabulary, as transformers does.
     Over the catalogue, tokens without an alternative cost nothing and the beam is far more often exact."""
     batch_size: int = Field(default=8, ge=1)
-    """Users decoded together. Memory grows with it."""
+    """Users decoded together by torch. Memory grows with it; vLLM makes its own batches."""
+    backend: Literal["torch", "vllm"] = "torch"
+    """What runs the model. vllm: the same search in a vLLM engine, for many users (docs/vllm.md)."""
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    """More for vllm.LLM, for example {max_model_len: 1024, gpu_memory_utilization: 0.8}."""
 
 
 class EvaluationSettings(_Section):
@@ -305,6 +309,11 @@ class RunConfig(_Section):
             problems.append(
                 f"decoding.beam_width is {self.decoding.beam_width}; expected at least evaluation.k = "
                 f"{self.evaluation.k}, or lists would be too short"
+            )
+        if self.decoding.search == "exact" and self.decoding.backend == "vllm":
+            problems.append(
+                "decoding.search is exact and decoding.backend is vllm; expected backend: torch with it, or search: beam "
+                "with until_certified: true, which is exact too"
             )
         aligned = "finetune.new_tokens.start: collaborative" in self.collaborative_reasons
         if aligned and self.finetune.loss == "vocab":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -99,3 +100,31 @@ def csv_data(csv_log: Path) -> dict[str, object]:
         "items": str(csv_log / "items.csv"),
         "columns": columns,
     }
+
+
+@pytest.fixture
+def config(tmp_path, tiny_lm, csv_data):
+    """Write a config and return its path; keywords replace sections."""
+
+    def write(**changes):
+        content = {
+            "name": "tiny",
+            "output": str(tmp_path / "run"),
+            "data": csv_data,
+            "prompt": {"template": "films"},
+            "model": {"name": str(tiny_lm), "device": "cpu"},
+            "finetune": {"steps": 4, "batch_tokens": 400, "save_steps": 1},
+            "decoding": {"beam_width": 6},
+            "systems": {
+                "llm": {},
+                "popularity": {},
+                "itemknn": {},
+                "sasrec": {"max_epochs": 2, "device": "cpu"},
+            },
+            "evaluation": {"users": 10, "k": 5, "cutoffs": [1, 5], "users_shown": 2},
+        } | changes
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write

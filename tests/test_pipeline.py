@@ -14,54 +14,12 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from pipeline_cases import llmrec
 
-from llmrec import cli
 from llmrec.data.catalog import Catalog
 from llmrec.data.recommendations import read_recommendations
 
 SYSTEMS = ("llm", "popularity", "itemknn", "sasrec")
-
-
-@pytest.fixture
-def config(tmp_path, tiny_lm, csv_data):
-    """Write a config and return its path; keywords replace sections."""
-
-    def write(**changes):
-        content = {
-            "name": "tiny",
-            "output": str(tmp_path / "run"),
-            "data": csv_data,
-            "prompt": {"template": "films"},
-            "model": {"name": str(tiny_lm), "device": "cpu"},
-            "finetune": {"steps": 4, "batch_tokens": 400, "save_steps": 1},
-            "decoding": {"beam_width": 6},
-            "systems": {
-                "llm": {},
-                "popularity": {},
-                "itemknn": {},
-                "sasrec": {"max_epochs": 2, "device": "cpu"},
-            },
-            "evaluation": {"users": 10, "k": 5, "cutoffs": [1, 5], "users_shown": 2},
-        } | changes
-        path = tmp_path / "config.yaml"
-        path.write_text(yaml.safe_dump(content))
-        return path
-
-    return write
-
-
-def llmrec(*arguments, code=0, capsys=None):
-    """Run a command as the console script does and return what it printed to standard error."""
-    before = sys.argv
-    sys.argv = ["llmrec", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    finally:
-        sys.argv = before
-    printed = capsys.readouterr() if capsys else None
-    assert (stop.value.code or 0) == code, printed
-    return printed
 
 
 def artefacts(run: Path) -> dict[str, object]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from llmrec.data.catalog import Catalog
+from llmrec.data.histories import Histories
 from llmrec.data.interactions import Interactions
 from llmrec.errors import DataError, nearest
 
@@ -60,6 +62,34 @@ def read_interactions(path: Path, columns: Mapping[str, str]) -> Interactions:
     table = read_table(path, "data.interactions")
     frame = _pick(table, {c: columns[c] for c in ("user_id", "item_id", "timestamp")}, path)
     return Interactions.from_frame(frame.with_columns(_seconds(frame["timestamp"])))
+
+
+def read_histories(
+    path: Path, columns: Mapping[str, str], catalog: Catalog, *, ties: str, seed: int
+) -> tuple[Histories, dict[str, str]]:
+    """Read the histories of a log for recommending, users in the order in which they first appear.
+
+    Returns
+    -------
+    histories
+        Of all users; events with items that the catalogue lacks are left out.
+    unknown
+        For each user of such an event the first such item.
+    """
+    frame = read_interactions(path, columns).sort(ties, seed).frame
+    known = frame["item_id"].is_in(catalog.item_ids)
+    lost = frame.filter(~known).unique("user_id", keep="first", maintain_order=True)
+    unknown = dict(zip(lost["user_id"].to_list(), lost["item_id"].to_list(), strict=True))
+    lengths = (
+        frame.with_columns(known=known).group_by("user_id", maintain_order=True).agg(pl.col("known").sum())
+    )
+    kept = frame.filter(known)
+    return Histories(
+        tuple(lengths["user_id"].to_list()),
+        np.concatenate([[0], np.cumsum(lengths["known"].to_numpy())]).astype(np.int64),
+        catalog.indices(kept["item_id"].to_list()),
+        kept["timestamp"].to_numpy().astype(np.int64),
+    ), unknown
 
 
 def read_catalog(path: Path, columns: Mapping[str, str], attributes: Sequence[str] = ()) -> Catalog:

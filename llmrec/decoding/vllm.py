@@ -9,6 +9,7 @@ Shapes: B users, W prefixes per user, n prefixes, K items wanted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from llmrec.decoding.trie import CompiledTrie
 from llmrec.decoding.view import TrieView, is_in
 from llmrec.errors import ConfigError
 
-__all__ = ["start_engine", "vllm_beam_search"]
+__all__ = ["prefix_cache_hit_rate", "start_engine", "stop_engine", "vllm_beam_search"]
 
 
 def start_engine(
@@ -61,6 +62,7 @@ def start_engine(
         The trie is damaged, or was made for something else.
     """
     compiled = CompiledTrie.load(trie, made_for)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
         from vllm import LLM, EngineArgs
     except ImportError as error:
@@ -79,6 +81,7 @@ def start_engine(
         "enable_prefix_caching": True,
         # Most requests are a single step; and the processors must see every token before the next.
         "async_scheduling": False,
+        "disable_log_stats": False,
         "additional_config": {TRIE_KEY: {"path": str(trie), "made_for": dict(made_for)}},
         **options,
     }
@@ -92,6 +95,18 @@ def start_engine(
             f"The vLLM engine did not start: {said} Expected a model that vLLM serves and memory for it and its cache: "
             "lower max_model_len, max_num_seqs or gpu_memory_utilization (on a CPU: VLLM_CPU_KVCACHE_SPACE, in GiB)."
         ) from error
+
+
+def stop_engine(engine: Any) -> None:
+    """End the engine's processes and give its memory back."""
+    engine.llm_engine.engine_core.shutdown()
+
+
+def prefix_cache_hit_rate(engine: Any) -> float | None:
+    """Return the share of prompt tokens that were in the prefix cache, since the engine was started."""
+    counts = {m.name: getattr(m, "value", 0) for m in engine.get_metrics()}
+    asked = counts.get("vllm:prefix_cache_queries", 0)
+    return counts.get("vllm:prefix_cache_hits", 0) / asked if asked else None
 
 
 def vllm_beam_search(

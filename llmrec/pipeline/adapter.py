@@ -34,7 +34,15 @@ def merged_model(config: RunConfig, parts: LanguageParts) -> Any:
     from peft import PeftModel
 
     base = load_language_model(config, tokens=parts.vocabulary)
-    model = PeftModel.from_pretrained(base, str(config.output / "adapter"))
+    folder = config.output / "adapter"
+    try:
+        model = PeftModel.from_pretrained(base, str(folder))
+    except (RuntimeError, ValueError, OSError) as error:
+        said = " ".join(str(error).split())
+        raise ArtefactError(
+            f"The adapter in {str(folder)!r} does not fit {config.model.name}: {said[:400]} Expected an adapter of this base "
+            "model with these identifiers: correct model.name and identifiers, or train again."
+        ) from error
     if config.model.quantize == "none":
         # Merged, an adapter costs nothing at decoding time; merged into quantised weights it would be rounded away.
         model = model.merge_and_unload()

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmrec.config_file import load_config
-from llmrec.errors import ArtefactError, ConfigError
-from llmrec.gguf import without_progress_bars
-from llmrec.identifiers.files import write_identifiers
-from llmrec.pipeline.adapter import adapter_meta, merged_model
+from llmrec.errors import ArtefactError
+from llmrec.pipeline.adapter import adapter_meta
 from llmrec.pipeline.artefacts import read_json, whole_folder, write_text
+from llmrec.pipeline.checkpoint import check_mergeable, write_checkpoint
 from llmrec.pipeline.keys import finetune_key
 from llmrec.pipeline.model_card import model_card
 from llmrec.pipeline.parts import language_parts
@@ -33,44 +32,21 @@ def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
     ConfigError
         The run's base model is quantised.
     """
-    from llmrec.decoding.trie_file import save_trie
-    from llmrec.identifiers.base import tokenizer_fingerprint
-
     config = load_config(config_path, overrides)
     trained = adapter_meta(config.output / "adapter", finetune_key(config))
     if output.exists():
         raise ArtefactError(
             f"There is something at {str(output)!r} already. Expected a folder that is not there yet."
         )
-    if config.model.quantize != "none":
-        raise ConfigError(
-            f"model.quantize is {config.model.quantize}; merging into quantised weights would round the adapter away. "
-            "Expected full weights: add --set model.quantize=none --set model.dtype=bfloat16."
-        )
+    check_mergeable(config)
     split, catalog = prepare(config)
     identifiers = run_identifiers(config, split, catalog)
     parts = language_parts(config, split, catalog, identifiers)
-    model = merged_model(config, parts)
     names = llm_systems(config)
     measured = config.output / "evaluation" / f"{names[0]}.json" if names else None
     means = read_json(measured).get("means", {}) if measured is not None and measured.is_file() else {}
     with whole_folder(output) as work:
-        with without_progress_bars():
-            model.save_pretrained(str(work))
-        parts.tokenizer.save_pretrained(str(work))
-        # In a folder of their own: vLLM takes every *.safetensors beside the weights for weights.
-        items = work / "items"
-        items.mkdir()
-        write_identifiers(items, identifiers, catalog, {})
-        save_trie(
-            parts.trie,
-            items / "trie.safetensors",
-            {
-                "catalogue": catalog.fingerprint,
-                "tokenizer": tokenizer_fingerprint(parts.tokenizer),
-                "identifiers": identifiers.scheme,
-            },
-        )
+        write_checkpoint(config, catalog, parts, work)
         card = model_card(config, split.protocol, parts, trained, merged=True, measured=means)
         write_text(work / "README.md", card)
     say(f"Wrote the merged model, its tokenizer, identifiers and trie to {output}.")

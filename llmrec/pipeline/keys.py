@@ -10,7 +10,7 @@ from llmrec.pipeline.parts import data_digests
 from llmrec.progress import say_once
 from llmrec.recommenders.registry import LLM, kind_of
 
-__all__ = ["prepare_key", "identifiers_key", "finetune_key", "recommend_key"]
+__all__ = ["decoding_key", "prepare_key", "identifiers_key", "finetune_key", "recommend_key"]
 
 
 def prepare_key(config: RunConfig) -> dict[str, Any]:
@@ -49,15 +49,19 @@ def finetune_key(config: RunConfig) -> dict[str, Any]:
 
 
 def recommend_key(config: RunConfig, name: str) -> dict[str, Any]:
-    """Return what decides one system's lists. Batch sizes of decoding decide nothing but speed."""
+    """Return what decides one system's lists."""
     system = config.systems[name]
     kind = kind_of(name, system)
     if kind == LLM:
-        decoding = config.decoding.model_dump(mode="json", exclude={"batch_size"})
         users = {"users": config.evaluation.users, "k": config.evaluation.k}
-        return {**finetune_key(config), "decoding": decoding, "evaluation": users}
+        return {**finetune_key(config), "decoding": decoding_key(config), "evaluation": users}
     return {
         **prepare_key(config),
         "systems": {name: {"kind": kind, **system.options}},
         "evaluation": {"k": config.evaluation.k},
     }
+
+
+def decoding_key(config: RunConfig) -> dict[str, Any]:
+    """Return what decides how lists are searched for; batch sizes and backends decide nothing but speed."""
+    return config.decoding.model_dump(mode="json", exclude={"batch_size", "backend", "vllm"})

@@ -17,8 +17,9 @@ from llmrec.data.split import Split
 from llmrec.errors import ArtefactError
 from llmrec.eval.evaluate import Cost
 from llmrec.identifiers.base import ItemIdentifiers
-from llmrec.pipeline.adapter import adapter_meta, merged_model
+from llmrec.pipeline.adapter import adapter_meta
 from llmrec.pipeline.artefacts import check_key
+from llmrec.pipeline.decoder import open_decoder
 from llmrec.pipeline.identifiers_stage import identifiers_stage, read_vectors, write_vectors
 from llmrec.pipeline.keys import finetune_key, identifiers_key, recommend_key
 from llmrec.pipeline.memory import peak_memory, reset_peak_memory
@@ -84,20 +85,17 @@ def _recommend_one(
 def _recommend_llm(
     config: RunConfig, name: str, system: System, split: Split, catalog: Catalog
 ) -> tuple[Recommendations, dict[str, Any]]:
-    from llmrec.recommenders.llm import LLMRecommender
 
     key = finetune_key(config)
     trained = adapter_meta(config.output / "adapter", key)
     parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
-    model = merged_model(config, parts)
     holdout = split.test.select(sample_rows(config, split))
     reset_peak_memory()
-    started = time.monotonic()
-    with bar(f"Decoding for {name}, users") as progress:
-        llm = LLMRecommender(
-            model, parts.verbalizer, parts.trie,
-            finetune=config.finetune, decoding=config.decoding, name=name, on_progress=progress,
-        )  # fmt: skip
+    with (
+        bar(f"Decoding for {name}, users") as progress,
+        open_decoder(config, catalog, parts, name=name, k=config.evaluation.k, on_progress=progress) as llm,
+    ):
+        started = time.monotonic()
         recs = llm.recommend(
             holdout.histories,
             config.evaluation.k,

@@ -250,14 +250,19 @@ class LLMRecommender:
         self.certified_ = np.zeros(len(histories), dtype=bool)
         # Prompts of like length share a batch, so that little is padded; the stable sort keeps this reproducible.
         order = np.argsort([len(p) for p in prompts], kind="stable")[::-1]
-        for start in range(0, len(order), self.decoding.batch_size):
-            rows = order[start : start + self.decoding.batch_size]
+        for start in range(0, len(order), self._batch_size):
+            rows = order[start : start + self._batch_size]
             seen = [histories[int(r)].items if exclude_seen else np.empty(0, np.int32) for r in rows]
             self._search(rows, [prompts[r] for r in rows], seen, items, scores)
             self.prompt_tokens_ += sum(len(prompts[r]) for r in rows)
             if on_progress is not None:
                 on_progress(start + len(rows), len(order))
         return Recommendations(self.name, histories.user_ids, items, scores)
+
+    @property
+    def _batch_size(self) -> int:
+        """Users searched for together."""
+        return self.decoding.batch_size
 
     def _search(
         self,

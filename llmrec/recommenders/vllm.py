@@ -1,0 +1,64 @@
+"""The language model as a recommender, decoded by a vLLM engine instead of torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.decoding.vllm import prefix_cache_hit_rate, vllm_beam_search
+from llmrec.recommenders.llm import LLMRecommender
+
+__all__ = ["VllmRecommender"]
+
+
+_USERS = 512  # of a round of requests; the engine makes batches of them as memory allows
+
+
+class VllmRecommender(LLMRecommender):
+    """An :class:`~llmrec.recommenders.llm.LLMRecommender` whose model is an engine; it recommends and does not train.
+
+    Parameters
+    ----------
+    model
+        What :func:`llmrec.decoding.vllm.start_engine` returned, for the same trie.
+    lora_request
+        The adapter to serve, as ``vllm.lora.request.LoRARequest``; ``None`` where it is merged.
+    """
+
+    def __init__(self, model: Any, *arguments: Any, lora_request: Any = None, **options: Any) -> None:
+        super().__init__(model, *arguments, **options)
+        self.lora_request = lora_request
+
+    @property
+    def prefix_cache_hit_rate(self) -> float | None:
+        """Share of prompt tokens that were in the engine's prefix cache so far."""
+        return prefix_cache_hit_rate(self.model)
+
+    @property
+    def _batch_size(self) -> int:
+        return _USERS
+
+    def _search(
+        self,
+        rows: NDArray[np.int64],
+        prompts: list[NDArray[np.int64]],
+        exclude: list[NDArray[np.int32]],
+        items: NDArray[np.int32],
+        scores: NDArray[np.float64],
+    ) -> None:
+        decoding, k = self.decoding, items.shape[1]
+        found = vllm_beam_search(
+            self.model,
+            self.trie,
+            prompts,
+            k,
+            width=max(decoding.beam_width, k),
+            exclude=exclude,
+            normalisation=decoding.normalisation,
+            until_certified=decoding.until_certified,
+            lora_request=self.lora_request,
+        )
+        items[rows], scores[rows], self.certified_[rows] = found.items, found.scores, found.certified
+        self.beam_tokens_ += found.beam_tokens

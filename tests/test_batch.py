@@ -1,0 +1,111 @@
+"""The batch job: shards that survive a kill, rejects with reasons, and the lists that the run itself makes."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+from pipeline_cases import llmrec
+
+from llmrec.pipeline import batch
+
+
+@pytest.fixture
+def trained(config, capsys):
+    path = config(evaluation={"users": None, "k": 5, "cutoffs": [1, 5], "users_shown": 2})
+    for stage in ("prepare", "finetune"):
+        llmrec(stage, path, capsys=capsys)
+    return path
+
+
+@pytest.fixture
+def log(csv_log, tmp_path):
+    """Everything before the last event of each user: what the test prompts of the run are made from."""
+    frame = pl.read_csv(csv_log / "log.csv").with_row_index("row").sort("time", maintain_order=True)
+    last = frame.group_by("user", maintain_order=True).agg(pl.col("row").last())["row"].implode()
+    frame.filter(~pl.col("row").is_in(last)).drop("row").write_csv(tmp_path / "log.csv")
+    return tmp_path / "log.csv"
+
+
+def lists(folder):
+    return pl.concat([pl.read_parquet(p) for p in sorted(folder.glob("part-*.parquet"))])
+
+
+def test_lists_are_those_of_the_run(trained, log, tmp_path, capsys):
+    llmrec("recommend", trained, capsys=capsys)
+    llmrec(
+        "recommend",
+        trained,
+        "--histories",
+        log,
+        "--output",
+        tmp_path / "out",
+        "--shard-users",
+        7,
+        capsys=capsys,
+    )
+    ours = lists(tmp_path / "out").sort("user_id", "rank")
+    theirs = pl.read_parquet(tmp_path / "run" / "recommendations" / "llm.parquet").sort("user_id", "rank")
+    assert ours.select("user_id", "rank", "item_id").equals(theirs.select("user_id", "rank", "item_id"))
+    assert ours["score"].to_list() == pytest.approx(theirs["score"].to_list(), abs=1e-4)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["users"], summary["rejects"]) == (24, 0)
+    assert len(list((tmp_path / "out").glob("part-*"))) == 4
+
+
+@pytest.mark.parametrize("dies_in", [0, 2])
+def test_a_killed_job_goes_on_and_ends_the_same(trained, log, tmp_path, capsys, monkeypatch, dies_in):
+    job = ("recommend", trained, "--histories", log, "--shard-users", 7, "-k", 3, "--output")
+    llmrec(*job, tmp_path / "whole", capsys=capsys)
+    make, made = batch._Job.make, []
+
+    def dying(self, *arguments):
+        if len(made) == dies_in:
+            raise KeyboardInterrupt
+        made.append(1)
+        return make(self, *arguments)
+
+    monkeypatch.setattr(batch._Job, "make", dying)
+    llmrec(*job, tmp_path / "out", code=130, capsys=capsys)
+    assert len(list((tmp_path / "out").glob("part-*"))) == dies_in
+    assert not (tmp_path / "out" / "summary.json").exists()
+    made.clear()
+    monkeypatch.setattr(batch._Job, "make", lambda self, *a: (made.append(1), make(self, *a))[1])
+    llmrec(*job, tmp_path / "out", capsys=capsys)
+    assert len(made) == 4 - dies_in  # nothing is done twice
+    assert lists(tmp_path / "out").equals(lists(tmp_path / "whole"))
+    llmrec(*job, tmp_path / "out", capsys=capsys)
+    assert len(made) == 4 - dies_in  # nor when all is there
+
+
+def test_users_without_a_list_are_named_with_the_reason(trained, log, tmp_path, capsys):
+    rows = [f"everything,i{n},{n}" for n in range(16)] + ["stranger,i1,5", "stranger,nowhere,6"]
+    log.write_text(log.read_text() + "\n".join(rows) + "\n")
+    llmrec("recommend", trained, "--histories", log, "--output", tmp_path / "out", capsys=capsys)
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    reasons = {r["user_id"]: r["reason"] for r in rejects}
+    assert set(reasons) == {"everything", "stranger"}
+    assert "every item" in reasons["everything"]
+    assert "'nowhere' is not in the catalogue" in reasons["stranger"]
+    assert lists(tmp_path / "out")["user_id"].n_unique() == 24
+
+
+def test_another_job_in_the_folder_is_refused(trained, log, tmp_path, capsys):
+    job = ("recommend", trained, "--histories", log, "--output", tmp_path / "out")
+    llmrec(*job, "-k", 3, capsys=capsys)
+    assert "k was 3 and is now 4" in llmrec(*job, "-k", 4, code=2, capsys=capsys).err
+    log.write_text(log.read_text() + "u1,i3,900000000\n")
+    assert "histories" in llmrec(*job, "-k", 3, code=2, capsys=capsys).err
+
+
+def test_mistakes_are_named(trained, log, config, tmp_path, capsys):
+    def said(*options):
+        return llmrec("recommend", trained, *options, code=2, capsys=capsys).err
+
+    assert "without --output" in said("--histories", log)
+    assert "without --histories" in said("-k", 3)
+    assert "decoding.backend" in said("--backend", "cuda")
+    assert "Expected 1 or more" in said("--histories", log, "--output", tmp_path / "out", "-k", 0)
+    assert "search: beam" in said("--backend", "vllm", "--set", "decoding.search=exact")
+    assert "nowhere.csv" in said("--histories", tmp_path / "nowhere.csv", "--output", tmp_path / "out")
