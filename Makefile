@@ -10,7 +10,7 @@ BIN     = $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/llmrec run eval/demo.yaml
 
-test: lint
+test: lint $(VENV)/.vllm
 	$(BIN)/pytest
 
 lint: $(VENV)/.installed
@@ -26,6 +26,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt install-torch.sh
 	$(PYTHON) -m venv $(VENV)
 	sh install-torch.sh $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# vLLM has no macOS build in the index: there its tests are skipped and say so.
+$(VENV)/.vllm: $(VENV)/.installed install-vllm.sh
+	if [ "$$(uname)" = Linux ]; then sh install-vllm.sh $(BIN)/python; fi
 	touch $@
 
 clean:

@@ -66,6 +66,7 @@ def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=32,  # vLLM on a CPU takes no smaller one
         max_position_embeddings=512,
         bos_token_id=0,
         eos_token_id=0,

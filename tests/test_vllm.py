@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from pipeline_cases import llmrec
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.trie import CompiledTrie
+from llmrec.errors import ConfigError, TrieError
 
 vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
 
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality  # noqa: E402
+from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext  # noqa: E402
+
 from llmrec.decoding.vllm import start_engine, vllm_beam_search  # noqa: E402
+from llmrec.decoding.vllm_processors import (  # noqa: E402
+    REQUEST_KEY,
+    TRIE_KEY,
+    TrieProcessorV1,
+    TrieProcessorV2,
+)
 
 VOCAB, END, N_ITEMS = 64, 1, 200
 MADE_FOR = {"catalogue": "test"}
@@ -107,3 +121,145 @@ def test_requests_that_do_not_ask_for_the_trie_are_left_alone(engine, model):
         logits = model(torch.tensor([prompt])).logits[0, -1]
     assert out.token_ids[0] == int(logits.argmax())
     assert out.logprobs[0][out.token_ids[0]].logprob == pytest.approx(float(logits.max()), abs=1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["title", "token"])
+def test_a_run_is_served_as_adapter_or_merged(config, csv_log, tmp_path, capsys, scheme):
+    """Titles: the adapter itself. Tokens: their rows are new to the base model, so it is merged, once."""
+    path = config(
+        identifiers={"scheme": scheme},
+        finetune={"steps": 4, "batch_tokens": 400, "learning_rate": 1e-2},
+        decoding={"beam_width": 6, "vllm": {"max_model_len": 512, "block_size": 32, "enforce_eager": True}},
+    )
+    for stage in ("prepare", "finetune"):
+        llmrec(stage, path, capsys=capsys)
+    job = ("recommend", path, "--histories", csv_log / "log.csv", "-k", 3, "--output")
+    llmrec(*job, tmp_path / "torch", capsys=capsys)
+    llmrec(*job, tmp_path / "vllm", "--backend", "vllm", capsys=capsys)
+    assert (tmp_path / "run" / "merged").is_dir() == (scheme == "token")
+    ours, theirs = (pl.read_parquet(tmp_path / name / "part-00000.parquet") for name in ("torch", "vllm"))
+    assert theirs["score"].to_list() == pytest.approx(ours["score"].to_list(), abs=1e-3)
+    assert (ours["item_id"] == theirs["item_id"]).mean() > 0.95
+
+
+class Versions:
+    """Drives both interfaces of logits processors by hand: the same requests, the same rows."""
+
+    def __init__(self, trie, folder, slots=6):
+        path = folder / "trie.safetensors"
+        trie.save(path, MADE_FOR)
+        about = SimpleNamespace(additional_config={TRIE_KEY: {"path": str(path), "made_for": MADE_FOR}})
+        self.v1 = TrieProcessorV1(about, torch.device("cpu"), False)
+        self.tokens = torch.zeros(slots, 40, dtype=torch.int32)
+        self.prompt_len = np.zeros(slots, dtype=np.int32)
+        states = SimpleNamespace(
+            all_token_ids=SimpleNamespace(gpu=self.tokens), prompt_len=SimpleNamespace(np=self.prompt_len)
+        )
+        self.v2 = TrieProcessorV2(about, states)
+
+    @staticmethod
+    def params(node=None, hidden=(), normalisation="catalogue"):
+        asked = {"node": node, "hidden": list(hidden), "normalisation": normalisation}
+        return vllm.SamplingParams(extra_args=None if node is None else {REQUEST_KEY: asked})
+
+    def v2_add(self, slot, params, prompt, output=()):
+        self.prompt_len[slot] = len(prompt)
+        self.tokens[slot, : len(prompt) + len(output)] = torch.tensor([*prompt, *output])
+        return self.v2.add_request(slot, params)
+
+    def v2_apply(self, logits, slots, lengths):
+        index = torch.tensor(slots)
+        context = LogitsContext(
+            expanded_idx_mapping=index,
+            idx_mapping=index,
+            idx_mapping_np=index.numpy(),
+            expanded_local_pos=torch.zeros_like(index),
+            input_ids=torch.zeros_like(index),
+            pos=torch.tensor(lengths) - 1,
+            seq_lens_upper_bound_np=np.array(lengths),
+        )
+        return self.v2.apply(logits.clone(), context)
+
+
+def expected(trie, logits, node, hidden=(), normalisation="catalogue"):
+    """The definition: allowed tokens one by one."""
+    edges = trie.edges(np.array([node]))
+    over = logits[torch.as_tensor(edges.tokens.astype(np.int64))] if normalisation == "catalogue" else logits
+    row = torch.full_like(logits, -torch.inf)
+    for token, child in zip(edges.tokens.tolist(), edges.nodes.tolist(), strict=True):
+        if child not in hidden:
+            row[token] = logits[token] - torch.logsumexp(over, 0)
+    return row
+
+
+def test_both_versions_give_the_definition_through_moves_and_reuse(trie, tmp_path):
+    drive, generator = Versions(trie, tmp_path), torch.Generator().manual_seed(0)
+    root = trie.edges(np.array([0]))
+    inner = [int(n) for n, leaf in zip(root.nodes, trie.is_leaf(root.nodes), strict=True) if not leaf]
+    hidden = sorted(root.nodes.tolist())[:2]
+    a, b, c = (
+        drive.params(0, hidden), drive.params(inner[0], normalisation="vocab"), drive.params(),
+    )  # fmt: skip
+    outputs = {"a": [], "b": [], "c": []}
+    added = [(0, a, [5], outputs["a"]), (1, c, [5], outputs["c"]), (2, b, [5, 6], outputs["b"])]
+    drive.v1.update_state(BatchUpdate(3, removed=[], added=added, moved=[]))
+    assert [drive.v2_add(4, a, [5]), drive.v2_add(0, c, [5]), drive.v2_add(2, b, [5, 6])] == [
+        True,
+        False,
+        True,
+    ]
+
+    logits = torch.randn(3, VOCAB, generator=generator)
+    by_name = {
+        "a": expected(trie, logits[0], 0, hidden),
+        "c": logits[1],
+        "b": expected(trie, logits[2], inner[0], normalisation="vocab"),
+    }
+    assert torch.allclose(drive.v1.apply(logits.clone()), torch.stack([by_name[n] for n in "acb"]), atol=1e-6)
+    drive_v2 = drive.v2_apply(logits[[2, 0, 1]], [2, 4, 0], [2, 1, 1])  # rows are reordered every step
+    assert torch.allclose(drive_v2, torch.stack([by_name[n] for n in "bac"]), atol=1e-6)
+
+    # "a" goes on by one token, "c" ends, "b" is swapped with "a" and then moves.
+    token = int(trie.tokens_to(np.array([inner[1]]))[0])
+    outputs["a"].append(token)
+    swap, move = MoveDirectionality.SWAP, MoveDirectionality.UNIDIRECTIONAL
+    drive.v1.update_state(BatchUpdate(2, removed=[1], added=[], moved=[(0, 2, swap), (2, 1, move)]))
+    logits = torch.randn(2, VOCAB, generator=generator)
+    wanted = torch.stack(
+        [expected(trie, logits[0], inner[0], normalisation="vocab"), expected(trie, logits[1], inner[1])]
+    )
+    assert torch.allclose(drive.v1.apply(logits.clone()), wanted, atol=1e-6)
+    drive.tokens[4, 1] = token
+    assert torch.allclose(drive.v2_apply(logits, [2, 4], [2, 2]), wanted, atol=1e-6)
+
+    # A slot is used again, by a request that comes back after preemption with a token it has generated.
+    drive.v2_add(2, drive.params(0), [7, 7, 7], output=[token])
+    logits = torch.randn(1, VOCAB, generator=generator)
+    assert torch.allclose(
+        drive.v2_apply(logits, [2], [4]), expected(trie, logits[0], inner[1])[None], atol=1e-6
+    )
+
+
+def test_a_request_that_makes_no_sense_is_refused(trie):
+    for version in (TrieProcessorV1, TrieProcessorV2):
+        version.validate_params(Versions.params())
+        version.validate_params(Versions.params(0))
+        with pytest.raises(ValueError, match="Unknown normalisation"):
+            version.validate_params(Versions.params(0, normalisation="softmax"))
+        with pytest.raises(ValueError, match="Expected a mapping"):
+            version.validate_params(vllm.SamplingParams(extra_args={REQUEST_KEY: 3}))
+
+
+def test_a_trie_of_another_catalogue_is_refused_before_an_engine_starts(model_folder, trie, tmp_path):
+    trie.save(tmp_path / "t.safetensors", MADE_FOR)
+    with pytest.raises(TrieError, match="made for another catalogue"):
+        start_engine(model_folder, tmp_path / "t.safetensors", {"catalogue": "other"}, k=1, width=1)
+
+
+def test_an_engine_that_cannot_start_says_what_to_lower(model_folder, trie, tmp_path):
+    trie.save(tmp_path / "t.safetensors", MADE_FOR)
+    with pytest.raises(ConfigError, match="lower max_model_len"):
+        start_engine(
+            model_folder, tmp_path / "t.safetensors", MADE_FOR, k=1, width=1, max_model_len=10**6,
+            skip_tokenizer_init=True,
+        )  # fmt: skip

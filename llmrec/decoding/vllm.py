@@ -22,7 +22,7 @@ from llmrec.decoding.scores import check_normalisation
 from llmrec.decoding.search import BeamResult, Search, views_of
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.decoding.view import TrieView, is_in
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, LlmrecError
 
 __all__ = ["prefix_cache_hit_rate", "start_engine", "stop_engine", "vllm_beam_search"]
 
@@ -137,6 +137,21 @@ def vllm_beam_search(
     return search.result()
 
 
+def _generate(engine: Any, prompts: list[Any], params: list[Any], lora_request: Any) -> list[Any]:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        outputs: list[Any] = engine.generate(prompts, params, use_tqdm=False, lora_request=lora_request)
+    except EngineDeadError as error:
+        raise LlmrecError(
+            "The vLLM engine died; what it said stands above. Expected it to run on: where memory ran out, lower "
+            "max_num_seqs or gpu_memory_utilization in decoding.vllm, and the same command goes on from the last shard."
+        ) from error
+    except ValueError as error:
+        raise LlmrecError(f"vLLM refused a request: {error} Set what it names in decoding.vllm.") from error
+    return outputs
+
+
 def _children_asked(
     trie: CompiledTrie, nodes: NDArray[np.int64], k: int, width: int, all_children: bool
 ) -> NDArray[np.int64]:
@@ -238,7 +253,7 @@ class _VllmSearch(Search):
             )
             self.fed_tokens += len(path) + steps - 1
         self.forward_passes += 1
-        outputs = self.engine.generate(prompts, params, use_tqdm=False, lora_request=self.lora_request)
+        outputs = _generate(self.engine, prompts, params, self.lora_request)
         return [o.outputs[0].logprobs for o in outputs]
 
     def _end(self, node: int, steps: int) -> int:
