@@ -158,14 +158,16 @@ def _children_asked(
     """Return how many of the best children of each node to ask for, at least 1 [n].
 
     Where all children are whole items the best ``k`` are enough, and ``width`` where all are prefixes. Where they are mixed,
-    as a title is among its sequels, a low item may still be kept beside better prefixes: all.
+    as a title is among its sequels, a low item may still be kept beside better prefixes: all. And so where items share
+    identifiers, since these are ranked by their share of the probability.
     """
     edges = trie.edges(nodes)
     leaves = np.add.reduceat(np.append(trie.is_leaf(edges.nodes), False).astype(np.int64), edges.offsets[:-1])
     children = np.diff(edges.offsets)
     leaves[children == 0] = 0  # reduceat gives an empty range its first value
     limit = np.where(leaves == children, k, np.where(leaves == 0, width, children))
-    return np.maximum(children if all_children else np.minimum(children, limit), 1)
+    every = all_children or trie.shares_leaves
+    return np.maximum(children if every else np.minimum(children, limit), 1)
 
 
 class _VllmSearch(Search):
@@ -204,23 +206,29 @@ class _VllmSearch(Search):
             elif trie.n_children(np.array([chain[-1]]))[0] > 1:
                 requests.append((user, chain[-1], 1))  # what is certain is part of the prompt
         answers = iter(self._generate(requests))
+        children: list[NDArray[np.int64]] = []  # of each row
+        logp: list[NDArray[np.float64]] = []
+        heads, going_on = [], []
         for at, chain in zip(need.tolist(), chains, strict=True):
-            sure = self.fed.normalisation == "catalogue"
-            children = [trie.edges(np.array([n])).nodes for n in chain]
-            logp = [np.zeros(len(c)) for c in children]
-            if not sure:
-                children, logp = self._read(chain, next(answers))
-            elif len(children[-1]) > 1:
-                children[-1:], logp[-1:] = self._read(chain[-1:], next(answers))
-            offsets = np.concatenate([[0], np.cumsum([len(c) for c in children])])
-            first = self.fed.append(
-                np.full(len(chain), NOT_FED), offsets, np.concatenate(children), np.concatenate(logp)
-            )
-            self.fed.has_next[first : first + len(chain) - 1] = True
-            live.fed[at] = first
-            if len(children[-1]) < self._allowed(int(live.user[at]), chain[-1]):
-                bound = live.score[at] + sum(float(p[0]) for p in logp[:-1]) + float(logp[-1].min())
-                self.unseen[live.user[at]] = max(self.unseen[live.user[at]], bound)
+            nodes = [trie.edges(np.array([n])).nodes for n in chain]
+            scores = [np.zeros(len(c)) for c in nodes]
+            if self.fed.normalisation == "vocab":
+                nodes, scores = self._read(chain, next(answers))
+            elif len(nodes[-1]) > 1:
+                nodes[-1:], scores[-1:] = self._read(chain[-1:], next(answers))
+            user = int(live.user[at])
+            if len(nodes[-1]) < self._allowed(user, chain[-1]):
+                bound = live.score[at] + sum(float(p[0]) for p in scores[:-1]) + float(scores[-1].min())
+                self.unseen[user] = max(self.unseen[user], bound)
+            heads.append(len(children))
+            going_on += [True] * (len(chain) - 1) + [False]
+            children += nodes
+            logp += scores
+        offsets = np.concatenate([[0], np.cumsum([len(c) for c in children])])
+        unfed = np.full(len(children), NOT_FED)
+        first = self.fed.append(unfed, offsets, np.concatenate(children), np.concatenate(logp))
+        self.fed.has_next[first:] = going_on
+        live.fed[need] = first + np.array(heads)
 
     def _generate(self, requests: list[tuple[int, int, int]]) -> list[Any]:
         """Return vLLM's log-probabilities of each request: a mapping from tokens for each token generated."""

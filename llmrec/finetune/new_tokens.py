@@ -199,4 +199,5 @@ def mean_of_items(
     total = np.zeros((n_tokens, values.shape[1]), dtype=np.float64)
     np.add.at(total, token, values[item])
     counts = np.bincount(token, minlength=n_tokens)[:, None]
-    return (total / np.maximum(counts, 1)).astype(np.float32)
+    means: NDArray[np.float32] = (total / np.maximum(counts, 1)).astype(np.float32)
+    return means
