@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import subprocess
@@ -15,6 +16,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmrec.data.catalog import Catalog
+
+# setuptools, which vLLM imports, wants to replace the distutils of a process, and stops where something has been imported
+# from Python's own already, as it has been late in a run of all tests.
+os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
 
 TITLES = [
     "Alien", "Aliens", "Alien 3", "Heat", "Sabrina", "Sabrina", "Casino", "Babe", "Toy Story",
@@ -66,7 +71,6 @@ def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=32,  # vLLM on a CPU takes no smaller one
         max_position_embeddings=512,
         bos_token_id=0,
         eos_token_id=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,6 +52,16 @@ def model_folder(tmp_path_factory):
     for parameter in model.parameters():
         parameter.data.mul_(4)  # sharper, so that hypotheses differ by more than rounding
     model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_served(tiny_lm, tmp_path_factory):
+    """The tiny language model with heads of 32: vLLM on a CPU takes no smaller ones."""
+    folder = tmp_path_factory.mktemp("tiny-served") / "model"
+    shutil.copytree(tiny_lm, folder)
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_lm, head_dim=32)).save_pretrained(folder)
     return folder
 
 
@@ -124,9 +135,10 @@ def test_requests_that_do_not_ask_for_the_trie_are_left_alone(engine, model):
 
 
 @pytest.mark.parametrize("scheme", ["title", "token"])
-def test_a_run_is_served_as_adapter_or_merged(config, csv_log, tmp_path, capsys, scheme):
+def test_a_run_is_served_as_adapter_or_merged(config, csv_log, tiny_served, tmp_path, capsys, scheme):
     """Titles: the adapter itself. Tokens: their rows are new to the base model, so it is merged, once."""
     path = config(
+        model={"name": str(tiny_served), "device": "cpu"},
         identifiers={"scheme": scheme},
         finetune={"steps": 4, "batch_tokens": 400, "learning_rate": 1e-2},
         decoding={"beam_width": 6, "vllm": {"max_model_len": 512, "block_size": 32, "enforce_eager": True}},
