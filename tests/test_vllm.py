@@ -82,7 +82,7 @@ def engine(model_folder, trie, tmp_path_factory):
     trie.save(path, MADE_FOR)
     return start_engine(
         model_folder, path, MADE_FOR, k=10, width=40, until_certified=True, dtype="float32", max_model_len=128, block_size=32,
-        skip_tokenizer_init=True, enforce_eager=True, max_num_seqs=64,
+        skip_tokenizer_init=True, enforce_eager=True, max_num_seqs=64, gpu_memory_utilization=0.2,
     )  # fmt: skip
 
 
@@ -141,7 +141,15 @@ def test_a_run_is_served_as_adapter_or_merged(config, csv_log, tiny_served, tmp_
         model={"name": str(tiny_served), "device": "cpu"},
         identifiers={"scheme": scheme},
         finetune={"steps": 4, "batch_tokens": 400, "learning_rate": 1e-2},
-        decoding={"beam_width": 6, "vllm": {"max_model_len": 512, "block_size": 32, "enforce_eager": True}},
+        decoding={
+            "beam_width": 6,
+            "vllm": {
+                "max_model_len": 512,
+                "block_size": 32,
+                "enforce_eager": True,
+                "gpu_memory_utilization": 0.2,
+            },
+        },
     )
     for stage in ("prepare", "finetune"):
         llmrec(stage, path, capsys=capsys)

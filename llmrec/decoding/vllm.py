@@ -70,8 +70,13 @@ def start_engine(
             f"The vLLM backend needs the package vllm, which cannot be imported: {error}. Expected it to be installed: pip "
             "install 'llmrec[vllm]' on a machine with a GPU; docs/vllm.md says how on a CPU."
         ) from error
+    from vllm.platforms import current_platform
+
     from llmrec.decoding.vllm_processors import TRIE_KEY
 
+    if current_platform.is_cpu():
+        # vLLM's 0.92 is meant for a GPU of its own; of a machine's memory others use much, this process included.
+        options.setdefault("gpu_memory_utilization", 0.4)
     settings: dict[str, Any] = {
         "model": str(model),
         "logprobs_mode": "processed_logits",
@@ -93,7 +98,7 @@ def start_engine(
         said = " ".join(str(error).split())
         raise ConfigError(
             f"The vLLM engine did not start: {said} Expected a model that vLLM serves and memory for it and its cache: "
-            "lower max_model_len, max_num_seqs or gpu_memory_utilization (on a CPU: VLLM_CPU_KVCACHE_SPACE, in GiB)."
+            "lower max_model_len, max_num_seqs or gpu_memory_utilization in decoding.vllm."
         ) from error
 
 
