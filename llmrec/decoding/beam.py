@@ -2,8 +2,8 @@
 
 Tokens without an alternative are fed together with the one that leads to them while a forward pass has room, so that
 the rest of a title costs one forward pass instead of one per token. They are scored in the step in which a beam would
-reach them: the search is the one of ``generate(num_beams=width, length_penalty=0, early_stopping="never")``, except that no finished item is ever
-dropped for a better prefix, which only improves the lists.
+reach them: the search is the one of ``generate(num_beams=width, length_penalty=0, early_stopping="never")``, except that
+no finished item is ever dropped for a better prefix, which only improves the lists.
 
 Shapes: B users, W prefixes per user, n hypotheses, c children, K items wanted.
 """

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.decoding.hypotheses import NOT_FED
-from llmrec.decoding.scores import check_normalisation
 from llmrec.decoding.search import BeamResult, Search, views_of
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.decoding.view import TrieView, is_in
@@ -68,7 +67,7 @@ def start_engine(
     except ImportError as error:
         raise ConfigError(
             f"The vLLM backend needs the package vllm, which cannot be imported: {error}. Expected it to be installed: pip "
-            "install 'llmrec[vllm]' on a machine with a GPU; docs/vllm.md says how on a CPU."
+            "install 'llmrec[gpu]' on a machine with a GPU; docs/vllm.md says how on a CPU."
         ) from error
     from vllm.platforms import current_platform
 
@@ -135,7 +134,6 @@ def vllm_beam_search(
     lora_request
         The adapter to serve, as ``vllm.lora.request.LoRARequest``.
     """
-    check_normalisation(normalisation)
     views = views_of(trie, exclude, len(prompts))
     search = _VllmSearch(engine, prompts, views, k, width, normalisation, until_certified, lora_request)
     search.run(until_certified)
@@ -196,7 +194,7 @@ class _VllmSearch(Search):
         need = np.flatnonzero(~live.done & (live.fed == NOT_FED))
         if not len(need):
             return
-        requests: list[tuple[int, int, int]] = []  # user, node to begin at, tokens to generate
+        requests: list[tuple[int, list[int]]] = []  # user, and the nodes after which a token is generated
         chains: list[list[int]] = []  # nodes that get a row each, per prefix
         for user, node in zip(live.user[need].tolist(), live.node[need].tolist(), strict=True):
             chain = [node]
@@ -207,22 +205,23 @@ class _VllmSearch(Search):
                 chain.append(following)
             chains.append(chain)
             if self.fed.normalisation == "vocab":
-                requests.append((user, node, len(chain)))
+                requests.append((user, chain))
             elif trie.n_children(np.array([chain[-1]]))[0] > 1:
-                requests.append((user, chain[-1], 1))  # what is certain is part of the prompt
+                requests.append((user, chain[-1:]))  # what is certain is part of the prompt
         answers = iter(self._generate(requests))
         children: list[NDArray[np.int64]] = []  # of each row
         logp: list[NDArray[np.float64]] = []
         heads, going_on = [], []
         for at, chain in zip(need.tolist(), chains, strict=True):
             nodes = [trie.edges(np.array([n])).nodes for n in chain]
+            there_are = len(nodes[-1])
             scores = [np.zeros(len(c)) for c in nodes]
             if self.fed.normalisation == "vocab":
                 nodes, scores = self._read(chain, next(answers))
             elif len(nodes[-1]) > 1:
                 nodes[-1:], scores[-1:] = self._read(chain[-1:], next(answers))
             user = int(live.user[at])
-            if len(nodes[-1]) < self._allowed(user, chain[-1]):
+            if len(nodes[-1]) < there_are - len(self._hidden_below(user, chain[-1])):
                 bound = live.score[at] + sum(float(p[0]) for p in scores[:-1]) + float(scores[-1].min())
                 self.unseen[user] = max(self.unseen[user], bound)
             heads.append(len(children))
@@ -235,7 +234,7 @@ class _VllmSearch(Search):
         self.fed.has_next[first:] = going_on
         live.fed[need] = first + np.array(heads)
 
-    def _generate(self, requests: list[tuple[int, int, int]]) -> list[Any]:
+    def _generate(self, requests: list[tuple[int, list[int]]]) -> list[Any]:
         """Return vLLM's log-probabilities of each request: a mapping from tokens for each token generated."""
         if not requests:
             return []
@@ -244,48 +243,37 @@ class _VllmSearch(Search):
         from llmrec.decoding.vllm_processors import REQUEST_KEY
 
         prompts, params = [], []
-        for user, node, steps in requests:
-            path = self._tokens_from_root(node)
+        for user, chain in requests:
+            path = self._tokens_from_root(chain[0])
             prompts.append({"prompt_token_ids": [*self.prompts[user], *path]})
-            hidden = self._hidden_below(user, node, steps)
             params.append(
                 SamplingParams(
-                    max_tokens=steps,
+                    max_tokens=len(chain),
                     temperature=0.0,
-                    logprobs=self._asked(node, steps),
+                    logprobs=self._asked(chain[-1]),
                     ignore_eos=True,
                     detokenize=False,
                     extra_args={
                         REQUEST_KEY: {
-                            "node": node,
-                            "hidden": hidden.tolist(),
+                            "node": chain[0],
+                            "hidden": self._hidden_below(user, chain[-1]).tolist(),
                             "normalisation": self.fed.normalisation,
                         }
                     },
                 )
             )
-            self.fed_tokens += len(path) + steps - 1
+            self.fed_tokens += len(path) + len(chain) - 1
         self.forward_passes += 1
         outputs = _generate(self.engine, prompts, params, self.lora_request)
         return [o.outputs[0].logprobs for o in outputs]
 
-    def _end(self, node: int, steps: int) -> int:
-        """Return the node that predicts the last of ``steps`` tokens, all before it without an alternative."""
-        for _ in range(steps - 1):
-            node = int(self.trie.edges(np.array([node])).nodes[0])
-        return node
+    def _asked(self, node: int) -> int:
+        nodes = np.array([node])
+        return int(_children_asked(self.trie, nodes, self.k, self.width, self.all_children)[0])
 
-    def _asked(self, node: int, steps: int) -> int:
-        last = np.array([self._end(node, steps)])
-        return int(_children_asked(self.trie, last, self.k, self.width, self.all_children)[0])
-
-    def _allowed(self, user: int, node: int) -> int:
+    def _hidden_below(self, user: int, node: int) -> NDArray[np.int64]:
+        """Return the children of a node that are hidden from a user."""
         nodes = self.trie.edges(np.array([node])).nodes
-        return len(nodes) - int(is_in(self.views[user].hidden, nodes).sum())
-
-    def _hidden_below(self, user: int, node: int, steps: int) -> NDArray[np.int64]:
-        """Return the hidden nodes among what the last token may lead to."""
-        nodes = self.trie.edges(np.array([self._end(node, steps)])).nodes
         hidden: NDArray[np.int64] = nodes[is_in(self.views[user].hidden, nodes)]
         return hidden
 

@@ -85,7 +85,6 @@ def _recommend_one(
 def _recommend_llm(
     config: RunConfig, name: str, system: System, split: Split, catalog: Catalog
 ) -> tuple[Recommendations, dict[str, Any]]:
-
     key = finetune_key(config)
     trained = adapter_meta(config.output / "adapter", key)
     parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))

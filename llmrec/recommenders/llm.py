@@ -21,6 +21,7 @@ from llmrec.data.split import Split
 from llmrec.data.windows import Windows
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
+from llmrec.decoding.search import BeamResult
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.finetune.batches import collate, plan_epoch
 from llmrec.finetune.examples import (
@@ -280,9 +281,7 @@ class LLMRecommender:
             self.certified_[rows] = True
             self.beam_tokens_ += exact.fed_tokens
             return
-        beam = beam_search(
-            self.model,
-            self.trie,
+        beam = self._beam_search(
             prompts,
             k,
             width=max(decoding.beam_width, k),
@@ -292,3 +291,7 @@ class LLMRecommender:
         )
         items[rows], scores[rows], self.certified_[rows] = beam.items, beam.scores, beam.certified
         self.beam_tokens_ += beam.beam_tokens
+
+    def _beam_search(self, prompts: list[NDArray[np.int64]], k: int, **options: Any) -> BeamResult:
+        """Search with what runs the model."""
+        return beam_search(self.model, self.trie, prompts, k, **options)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec.decoding.search import BeamResult
 from llmrec.decoding.vllm import prefix_cache_hit_rate, vllm_beam_search
 from llmrec.recommenders.llm import LLMRecommender
 
 __all__ = ["VllmRecommender"]
-
 
 _USERS = 512  # of a round of requests; the engine makes batches of them as memory allows
 
@@ -40,25 +40,5 @@ class VllmRecommender(LLMRecommender):
     def _batch_size(self) -> int:
         return _USERS
 
-    def _search(
-        self,
-        rows: NDArray[np.int64],
-        prompts: list[NDArray[np.int64]],
-        exclude: list[NDArray[np.int32]],
-        items: NDArray[np.int32],
-        scores: NDArray[np.float64],
-    ) -> None:
-        decoding, k = self.decoding, items.shape[1]
-        found = vllm_beam_search(
-            self.model,
-            self.trie,
-            prompts,
-            k,
-            width=max(decoding.beam_width, k),
-            exclude=exclude,
-            normalisation=decoding.normalisation,
-            until_certified=decoding.until_certified,
-            lora_request=self.lora_request,
-        )
-        items[rows], scores[rows], self.certified_[rows] = found.items, found.scores, found.certified
-        self.beam_tokens_ += found.beam_tokens
+    def _beam_search(self, prompts: list[NDArray[np.int64]], k: int, **options: Any) -> BeamResult:
+        return vllm_beam_search(self.model, self.trie, prompts, k, lora_request=self.lora_request, **options)
