@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from common import save
 
-from llmrec.config import Finetune, Identifiers, NewTokens
 from llmrec.data.datasets import load_dataset
 from llmrec.data.split import leave_one_out
 from llmrec.decoding.trie import CompiledTrie
@@ -36,6 +35,7 @@ from llmrec.new_rows import make_room
 from llmrec.prompts.template import load_template
 from llmrec.prompts.verbalize import Verbalizer
 from llmrec.recommenders.llm import alternatives_of
+from llmrec.settings import Finetune, Identifiers, NewTokens
 
 MODEL = "smollm2-135m"
 # Windows as the demo has them for each scheme.

@@ -22,13 +22,13 @@ import polars as pl
 from common import save
 from transformers import AutoTokenizer
 
-from llmrec.config import Identifiers
 from llmrec.data.catalog import Catalog
 from llmrec.data.datasets import load_dataset
 from llmrec.data.histories import Histories, History
 from llmrec.identifiers.base import with_new_tokens
 from llmrec.identifiers.schemes import Material, build_identifiers
 from llmrec.models import load_tokenizer
+from llmrec.settings import Identifiers
 
 VOCABULARIES = {
     "Llama 2": "ggml-vocab-llama-spm.gguf",

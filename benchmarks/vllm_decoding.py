@@ -19,7 +19,8 @@ from common import save
 from decoding import K, Setting
 
 from llmrec.decoding.beam import beam_search
-from llmrec.decoding.vllm import prefix_cache_hit_rate, start_engine, stop_engine, vllm_beam_search
+from llmrec.decoding.vllm import vllm_beam_search
+from llmrec.decoding.vllm_engine import prefix_cache_hit_rate, start_engine, stop_engine
 from llmrec.models import resolve_model
 
 WIDTH, EVENTS = 10, 20

@@ -69,15 +69,21 @@ def recommend(
         int | None, typer.Option("-k", help="Length of their lists; evaluation.k if left out.")
     ] = None,
     shard_users: Annotated[int, typer.Option(help="Users of a shard: what a kill can cost.")] = 1024,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            help="Copies of the model under Ray Data, on this machine or the cluster of RAY_ADDRESS."
+        ),
+    ] = None,
 ) -> None:
     """Make every system's lists; or the language model's for any users, with --histories. Needs 'finetune'."""
     overrides = [*(set_ or []), *([f"decoding.backend={backend}"] if backend else [])]
     if histories is None:
         from llmrec.pipeline import run as pipeline
 
-        if output is not None or k is not None:
+        if output is not None or k is not None or replicas is not None:
             raise LlmrecError(
-                "Got --output or -k without --histories. Expected both with it; for the run's own users set evaluation.k, "
+                "Got --output, -k or --replicas without --histories. Expected them with it; for the run's own users set evaluation.k, "
                 "and the lists go to OUTPUT/recommendations."
             )
         pipeline.run(config, overrides, until="recommend")
@@ -86,7 +92,7 @@ def recommend(
 
     if output is None:
         raise LlmrecError("Got --histories without --output. Expected the folder for the lists.")
-    recommend_file(config, overrides, histories, output, k=k, shard_users=shard_users)
+    recommend_file(config, overrides, histories, output, k=k, shard_users=shard_users, replicas=replicas)
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmrec.config import Finetune
 from llmrec.data.histories import Histories, History
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.finetune.examples import training_examples, training_windows
@@ -18,6 +17,7 @@ from llmrec.new_rows import make_room
 from llmrec.prompts.template import load_template
 from llmrec.prompts.verbalize import Verbalizer
 from llmrec.recommenders.llm import alternatives_of
+from llmrec.settings import Finetune
 
 DAY = 86_400
 
@@ -36,7 +36,7 @@ class Case:
     """Everything that a training of one scheme needs."""
 
     def __init__(self, tiny_lm, catalog, settings: Finetune, template=None, max_events=20, **identifiers):
-        from llmrec.config import Identifiers
+        from llmrec.settings import Identifiers
 
         self.settings, self.catalog = settings, catalog
         tokenizer = load_tokenizer(tiny_lm)

@@ -14,10 +14,10 @@ from finetune_cases import Case
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from llmrec.config import Finetune, NewTokens
 from llmrec.data.catalog import Catalog
 from llmrec.finetune.batches import collate
 from llmrec.finetune.checkpoints import load_checkpoint, random_state, save_checkpoint
+from llmrec.settings import Finetune, NewTokens
 
 folder, tiny_lm = Path(sys.argv[1]), Path(sys.argv[2])
 scheme, start, dtype = sys.argv[3:]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import polars as pl
 import pytest
 from pipeline_cases import llmrec
 
-from llmrec.pipeline import batch
+from llmrec.config_file import load_config
+from llmrec.errors import ConfigError
+from llmrec.pipeline.replicas import _needs
+from llmrec.pipeline.worker import Worker
 
 
 @pytest.fixture
@@ -58,7 +65,7 @@ def test_lists_are_those_of_the_run(trained, log, tmp_path, capsys):
 def test_a_killed_job_goes_on_and_ends_the_same(trained, log, tmp_path, capsys, monkeypatch, dies_in):
     job = ("recommend", trained, "--histories", log, "--shard-users", 7, "-k", 3, "--output")
     llmrec(*job, tmp_path / "whole", capsys=capsys)
-    make, made = batch._Job.make, []
+    make, made = Worker.make, []
 
     def dying(self, *arguments):
         if len(made) == dies_in:
@@ -66,17 +73,42 @@ def test_a_killed_job_goes_on_and_ends_the_same(trained, log, tmp_path, capsys, 
         made.append(1)
         return make(self, *arguments)
 
-    monkeypatch.setattr(batch._Job, "make", dying)
+    monkeypatch.setattr(Worker, "make", dying)
     llmrec(*job, tmp_path / "out", code=130, capsys=capsys)
     assert len(list((tmp_path / "out").glob("part-*"))) == dies_in
     assert not (tmp_path / "out" / "summary.json").exists()
     made.clear()
-    monkeypatch.setattr(batch._Job, "make", lambda self, *a: (made.append(1), make(self, *a))[1])
+    monkeypatch.setattr(Worker, "make", lambda self, *a: (made.append(1), make(self, *a))[1])
     llmrec(*job, tmp_path / "out", capsys=capsys)
     assert len(made) == 4 - dies_in  # nothing is done twice
     assert lists(tmp_path / "out").equals(lists(tmp_path / "whole"))
     llmrec(*job, tmp_path / "out", capsys=capsys)
     assert len(made) == 4 - dies_in  # nor when all is there
+
+
+def test_kill_9_loses_at_most_a_shard(trained, log, tmp_path, capsys):
+    job = ["recommend", trained, "--histories", log, "--shard-users", 2, "-k", 3, "--output"]
+    llmrec(*job, tmp_path / "whole", capsys=capsys)
+    command = [
+        sys.executable,
+        "-c",
+        "from llmrec.cli import main; main()",
+        *map(str, job),
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None and len(list((tmp_path / "out").glob("part-*"))) < 3:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("part-*")}
+    assert 3 <= len(before) < 12
+    llmrec(*job, tmp_path / "out", capsys=capsys)
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    assert lists(tmp_path / "out").equals(lists(tmp_path / "whole"))
+    assert (tmp_path / "out" / "rejects.jsonl").read_bytes() == (
+        tmp_path / "whole" / "rejects.jsonl"
+    ).read_bytes()
 
 
 def test_users_without_a_list_are_named_with_the_reason(trained, log, tmp_path, capsys):
@@ -106,6 +138,35 @@ def test_mistakes_are_named(trained, log, config, tmp_path, capsys):
     assert "without --output" in said("--histories", log)
     assert "without --histories" in said("-k", 3)
     assert "decoding.backend" in said("--backend", "cuda")
+    assert "Got --output, -k or --replicas" in said("--replicas", 2)
+    assert "0 replicas" in said("--histories", log, "--output", tmp_path / "out", "--replicas", 0)
     assert "Expected 1 or more" in said("--histories", log, "--output", tmp_path / "out", "-k", 0)
     assert "search: beam" in said("--backend", "vllm", "--set", "decoding.search=exact")
     assert "nowhere.csv" in said("--histories", tmp_path / "nowhere.csv", "--output", tmp_path / "out")
+
+
+def test_replicas_without_ray_name_the_extra(trained, log, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    job = ("recommend", trained, "--histories", log, "--output", tmp_path / "out", "--replicas", 2)
+    assert "pip install 'llmrec[ray]'" in llmrec(*job, code=2, capsys=capsys).err
+
+
+def test_replicas_get_what_the_cluster_has(trained):
+    config = load_config(trained, ["model.device=auto"])
+    on_gpus = load_config(
+        trained, ["model.device=auto", "decoding.backend=vllm", "decoding.vllm={tensor_parallel_size: 4}"]
+    )
+    assert _needs(config, {"CPU": 8.0}, 3) == {"num_cpus": 2}
+    assert _needs(config, {"CPU": 8.0, "GPU": 2.0}, 3) == {"num_gpus": 1}
+    assert _needs(on_gpus, {"CPU": 8.0, "GPU": 8.0}, 2) == {"num_gpus": 4}
+    with pytest.raises(ConfigError, match="needs 4 GPUs"):
+        _needs(on_gpus, {"GPU": 2.0}, 2)
+    with pytest.raises(ConfigError, match="cluster of 2 cores"):
+        _needs(config, {"CPU": 2.0}, 3)
+
+
+def test_a_mistake_inside_a_replica_is_told_once(trained, log, tmp_path, capsys):
+    """The adapter vanishes between the checks of the driver and the start of the replicas, as on a disk not shared."""
+    job = ("recommend", trained, "--histories", log, "--output", tmp_path / "out", "--replicas", 1)
+    (tmp_path / "run" / "adapter" / "adapter_config.json").write_text("{}")
+    assert "does not fit" in llmrec(*job, code=2, capsys=capsys).err

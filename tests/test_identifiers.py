@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from tokenizer_cases import TOKENIZERS, awkward_catalog
 from transformers import AutoTokenizer
 
-from llmrec.config import Identifiers
 from llmrec.data.catalog import Catalog
 from llmrec.data.datasets import load_dataset
 from llmrec.data.histories import Histories, History
@@ -19,6 +18,7 @@ from llmrec.identifiers.schemes import Material, build_identifiers, extend_ident
 from llmrec.identifiers.semantic import distinct_codes, quantise
 from llmrec.identifiers.title import distinct_titles, title_identifiers
 from llmrec.models import load_tokenizer
+from llmrec.settings import Identifiers
 
 
 def catalog_of(titles, **attributes):

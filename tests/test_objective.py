@@ -8,11 +8,11 @@ import torch
 from decoding_cases import brute_force
 from finetune_cases import Case
 
-from llmrec.config import Finetune, NewTokens
 from llmrec.errors import ConfigError
 from llmrec.finetune.batches import collate
 from llmrec.finetune.examples import one_target_windows, training_examples, training_windows
 from llmrec.prompts.template import PromptTemplate, load_template
+from llmrec.settings import Finetune, NewTokens
 
 TEMPLATES = [load_template("films"), PromptTemplate("b", "Seen:\n", "[{time}: ]", "")]
 SCHEMES = [

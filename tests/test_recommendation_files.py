@@ -157,3 +157,20 @@ def test_lists_of_some_users_are_picked_by_id() -> None:
         DataError, match=r"'mine' has no recommendations for 1 of 2 users, for example user 'w'"
     ):
         RECS.for_users(["u", "w"])
+
+
+def test_users_without_items_are_not_lost(tmp_path):
+    catalog = Catalog(("a", "b"), ("A", "B"), {})
+    recs = Recommendations(
+        "s",
+        ("nobody", "u", "no one"),
+        np.array([[-1, -1], [1, -1], [-1, -1]], np.int32),
+        np.array([[-np.inf] * 2, [-1.0, -np.inf], [-np.inf] * 2]),
+    )
+    write_recommendations(tmp_path / "s.parquet", recs, catalog)
+    read = read_recommendations(tmp_path / "s.parquet", catalog, recs.user_ids)
+    assert read.user_ids == recs.user_ids
+    assert read.items.tolist() == [[-1], [1], [-1]]
+    assert set(read_recommendations(tmp_path / "s.parquet", catalog).user_ids) == set(recs.user_ids)
+    with pytest.raises(DataError, match="stranger"):
+        read_recommendations(tmp_path / "s.parquet", catalog, ("nobody", "stranger"))

@@ -15,7 +15,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from llmrec.config import Finetune, NewTokens, Validation
 from llmrec.errors import ArtefactError, ConfigError, LlmrecError
 from llmrec.finetune import checkpoints as checkpoint_module
 from llmrec.finetune.checkpoints import last_checkpoint
@@ -24,6 +23,7 @@ from llmrec.finetune.new_tokens import mean_of_items, title_rows
 from llmrec.finetune.train import finetune
 from llmrec.models import load_model
 from llmrec.new_rows import make_room
+from llmrec.settings import Finetune, NewTokens, Validation
 
 SETTINGS = Finetune(
     steps=6,

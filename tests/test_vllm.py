@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 import torch
 from pipeline_cases import llmrec
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmrec.decoding.beam import beam_search
+from llmrec.decoding.free import free_search
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.errors import ConfigError, TrieError
 
@@ -21,7 +27,8 @@ vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality  # noqa: E402
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext  # noqa: E402
 
-from llmrec.decoding.vllm import start_engine, vllm_beam_search  # noqa: E402
+from llmrec.decoding.vllm import vllm_beam_search, vllm_free_search  # noqa: E402
+from llmrec.decoding.vllm_engine import start_engine  # noqa: E402
 from llmrec.decoding.vllm_processors import (  # noqa: E402
     REQUEST_KEY,
     TRIE_KEY,
@@ -124,6 +131,17 @@ def test_until_certified_is_exact(engine, model, trie):
     assert found.scores == pytest.approx(exact.scores, abs=1e-3)
 
 
+@pytest.mark.parametrize("end", [END, None])
+def test_free_search_writes_the_texts_that_torch_writes(engine, model, end):
+    prompts = [np.random.default_rng(n).integers(2, VOCAB, 5 + n) for n in range(8)]
+    options = {"end_token_id": end, "max_tokens": 4}
+    ours = free_search(model, prompts, 6, **options)
+    theirs = vllm_free_search(engine, prompts, 6, **options)
+    for a, b in zip(ours, theirs, strict=True):
+        assert [text for _, text in a] == [text for _, text in b]
+        assert [score for score, _ in a] == pytest.approx([score for score, _ in b], abs=1e-3)
+
+
 def test_requests_that_do_not_ask_for_the_trie_are_left_alone(engine, model):
     prompt = [5, 6, 7]
     params = vllm.SamplingParams(max_tokens=1, temperature=0.0, logprobs=5, detokenize=False)
@@ -134,25 +152,34 @@ def test_requests_that_do_not_ask_for_the_trie_are_left_alone(engine, model):
     assert out.logprobs[0][out.token_ids[0]].logprob == pytest.approx(float(logits.max()), abs=1e-3)
 
 
+@pytest.fixture
+def trained(config, tiny_served, capsys):
+    """Fine-tune on the tiny log, for a small engine."""
+
+    def run(scheme="title"):
+        engine = {
+            "max_model_len": 512,
+            "block_size": 32,
+            "enforce_eager": True,
+            "gpu_memory_utilization": 0.15,
+        }
+        path = config(
+            model={"name": str(tiny_served), "device": "cpu"},
+            identifiers={"scheme": scheme},
+            finetune={"steps": 4, "batch_tokens": 400, "learning_rate": 1e-2},
+            decoding={"beam_width": 6, "vllm": engine},
+        )
+        for stage in ("prepare", "finetune"):
+            llmrec(stage, path, capsys=capsys)
+        return path
+
+    return run
+
+
 @pytest.mark.parametrize("scheme", ["title", "token"])
-def test_a_run_is_served_as_adapter_or_merged(config, csv_log, tiny_served, tmp_path, capsys, scheme):
+def test_a_run_is_served_as_adapter_or_merged(trained, csv_log, tmp_path, capsys, scheme):
     """Titles: the adapter itself. Tokens: their rows are new to the base model, so it is merged, once."""
-    path = config(
-        model={"name": str(tiny_served), "device": "cpu"},
-        identifiers={"scheme": scheme},
-        finetune={"steps": 4, "batch_tokens": 400, "learning_rate": 1e-2},
-        decoding={
-            "beam_width": 6,
-            "vllm": {
-                "max_model_len": 512,
-                "block_size": 32,
-                "enforce_eager": True,
-                "gpu_memory_utilization": 0.2,
-            },
-        },
-    )
-    for stage in ("prepare", "finetune"):
-        llmrec(stage, path, capsys=capsys)
+    path = trained(scheme)
     job = ("recommend", path, "--histories", csv_log / "log.csv", "-k", 3, "--output")
     llmrec(*job, tmp_path / "torch", capsys=capsys)
     llmrec(*job, tmp_path / "vllm", "--backend", "vllm", capsys=capsys)
@@ -160,6 +187,57 @@ def test_a_run_is_served_as_adapter_or_merged(config, csv_log, tiny_served, tmp_
     ours, theirs = (pl.read_parquet(tmp_path / name / "part-00000.parquet") for name in ("torch", "vllm"))
     assert theirs["score"].to_list() == pytest.approx(ours["score"].to_list(), abs=1e-3)
     assert (ours["item_id"] == theirs["item_id"]).mean() > 0.95
+
+
+def test_replicas_make_the_same_lists_though_one_is_killed(trained, csv_log, tmp_path, capsys):
+    path = trained()
+    job = ["recommend", path, "--histories", csv_log / "log.csv", "-k", 3, "--shard-users", 2, "--output"]
+    llmrec(*job, tmp_path / "torch", capsys=capsys)
+    command = [*job, tmp_path / "ray", "--backend", "vllm", "--replicas", 2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from llmrec.cli import main; main()", *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 400
+    while not list((tmp_path / "ray").glob("part-*")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    replicas = [p for p in family if "_Replica" in " ".join(p.cmdline())]
+    assert len(replicas) == 2, [p.cmdline() for p in family]
+    replicas[0].kill()
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    ours, theirs = (
+        pl.concat([pl.read_parquet(p) for p in sorted((tmp_path / name).glob("part-*"))])
+        for name in ("torch", "ray")
+    )
+    assert theirs["user_id"].to_list() == ours["user_id"].to_list()
+    assert theirs["score"].to_list() == pytest.approx(ours["score"].to_list(), abs=1e-3)
+    assert not list((tmp_path / "ray").glob(".*.tmp"))
+
+
+def test_an_adapter_of_another_model_is_refused_before_an_engine_starts(trained, csv_log, tmp_path, capsys):
+    path = trained()
+    weights = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+    other = {
+        name: torch.cat([t, t], dim=1) if "lora_A" in name else t for name, t in load_file(weights).items()
+    }
+    save_file(other, weights)
+    job = (
+        "recommend",
+        path,
+        "--histories",
+        csv_log / "log.csv",
+        "--output",
+        tmp_path / "out",
+        "--backend",
+        "vllm",
+    )
+    said = llmrec(*job, code=2, capsys=capsys).err
+    assert "does not fit" in said
+    assert "and the model has a layer of width 32" in said
 
 
 class Versions:

@@ -39,6 +39,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _META_KEY = b"llmrec"
+_EMPTY_KEY = b"llmrec.users_without_items"
 _ROWS_PER_GROUP = 1 << 20  # rows turned into strings at once: bounds the memory of a write
 
 
@@ -118,7 +119,8 @@ def write_recommendations(
     path
         The file to write or replace; its stem is the system's name when it is read.
     recs
-        The lists; fillers (item ``-1``) are not written.
+        The lists; fillers (item ``-1``) are not written, and users whose lists hold nothing else are noted in the file's
+        metadata.
     catalog
         Gives the ids of the items.
     meta
@@ -136,9 +138,13 @@ def write_recommendations(
             f"{len(set(recs.user_ids)):,} users. Expected one list per user."
         )
     check_lists(recs.items, recs.scores, recs.user_ids, catalog.item_ids, repr(recs.system))
-    schema = _SCHEMA
+    notes: dict[bytes, bytes] = {}
     if meta is not None:
-        schema = schema.with_metadata({_META_KEY: json.dumps(dict(meta), sort_keys=True).encode()})
+        notes[_META_KEY] = json.dumps(dict(meta), sort_keys=True).encode()
+    empty = [user for user, items in zip(recs.user_ids, recs.items, strict=True) if (items < 0).all()]
+    if empty:  # of whom no row will tell
+        notes[_EMPTY_KEY] = json.dumps(empty).encode()
+    schema = _SCHEMA.with_metadata(notes) if notes else _SCHEMA
     users, items = pa.array(recs.user_ids, pa.string()), pa.array(catalog.item_ids, pa.string())
     step = max(1, _ROWS_PER_GROUP // max(recs.k, 1))
     with (
@@ -203,11 +209,29 @@ def read_recommendations(
         finite or rises within a list; users are missing or not expected.
     """
     path = Path(path)
-    table = read_columns(path, catalog, user_ids)
+    empty = _users_without_items(path)
+    without = set(empty)
+    listed = None if user_ids is None else [user for user in user_ids if user not in without]
+    table = read_columns(path, catalog, listed)
     k = int(table.rank.max()) if len(table.rank) else 0
     items = np.full((len(table.user_ids), k), -1, dtype=np.int32)  # [U, K]
     scores = np.full(items.shape, -np.inf)
     items[table.user, table.rank - 1] = table.item
     scores[table.user, table.rank - 1] = table.score
     check_lists(items, scores, table.user_ids, catalog.item_ids, path.name)
-    return Recommendations(path.stem, table.user_ids, items, scores)
+    recs = Recommendations(
+        path.stem,
+        (*table.user_ids, *empty),
+        np.concatenate([items, np.full((len(empty), k), -1, dtype=np.int32)]),
+        np.concatenate([scores, np.full((len(empty), k), -np.inf)]),
+    )
+    return recs if user_ids is None else recs.for_users(user_ids)
+
+
+def _users_without_items(path: Path) -> list[str]:
+    """Return the users whose lists are known to be empty."""
+    try:
+        found: list[str] = json.loads((pq.read_schema(path).metadata or {}).get(_EMPTY_KEY, b"[]"))
+    except (OSError, pa.ArrowInvalid):
+        return []  # reported when the columns are read
+    return found

@@ -2,115 +2,27 @@
 
 In every round the prefixes of all users go to ``LLM.generate`` together, each as a prompt that continues the user's, and
 come back with the log-probabilities of the best tokens that the trie allows. Prompts are kept by prefix caching, so a
-round costs little more than its new tokens. The engine is started by :func:`start_engine`.
+round costs little more than its new tokens. The engine is started by :func:`llmrec.decoding.vllm_engine.start_engine`.
 
 Shapes: B users, W prefixes per user, n prefixes, K items wanted.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec.decoding.free import Scored, Text, beam_of_texts
 from llmrec.decoding.hypotheses import NOT_FED
 from llmrec.decoding.search import BeamResult, Search, views_of
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.decoding.view import TrieView, is_in
-from llmrec.errors import ConfigError, LlmrecError
+from llmrec.decoding.vllm_engine import children_asked, generate
 
-__all__ = ["prefix_cache_hit_rate", "start_engine", "stop_engine", "vllm_beam_search"]
-
-
-def start_engine(
-    model: str | Path,
-    trie: Path,
-    made_for: Mapping[str, str],
-    *,
-    k: int,
-    width: int,
-    until_certified: bool = False,
-    **options: Any,
-) -> Any:
-    """Start a vLLM engine that knows a trie.
-
-    Parameters
-    ----------
-    model
-        A model directory or hub id.
-    trie, made_for
-        A file that ``CompiledTrie.save`` wrote, and what it was made for.
-    k, width, until_certified
-        Largest values of the searches to come.
-    **options
-        More for ``vllm.LLM``: ``dtype``, ``max_model_len``, ``enable_lora``, ...
-
-    Returns
-    -------
-    vllm.LLM
-
-    Raises
-    ------
-    ConfigError
-        vLLM is not installed, or has not enough memory.
-    TrieError
-        The trie is damaged, or was made for something else.
-    """
-    compiled = CompiledTrie.load(trie, made_for)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    try:
-        from vllm import LLM, EngineArgs
-    except ImportError as error:
-        raise ConfigError(
-            f"The vLLM backend needs the package vllm, which cannot be imported: {error}. Expected it to be installed: pip "
-            "install 'llmrec[gpu]' on a machine with a GPU; docs/vllm.md says how on a CPU."
-        ) from error
-    from vllm.platforms import current_platform
-
-    from llmrec.decoding.vllm_processors import TRIE_KEY
-
-    if current_platform.is_cpu():
-        # vLLM's 0.92 is meant for a GPU of its own; of a machine's memory others use much, this process included.
-        options.setdefault("gpu_memory_utilization", 0.4)
-    settings: dict[str, Any] = {
-        "model": str(model),
-        "logprobs_mode": "processed_logits",
-        "max_logprobs": int(
-            _children_asked(compiled, np.arange(compiled.n_nodes), k, width, until_certified).max()
-        ),
-        "enable_prefix_caching": True,
-        # Most requests are a single step; and the processors must see every token before the next.
-        "async_scheduling": False,
-        "disable_log_stats": False,
-        "additional_config": {TRIE_KEY: {"path": str(trie), "made_for": dict(made_for)}},
-        **options,
-    }
-    try:
-        newer = EngineArgs(**settings).create_engine_config().use_v2_model_runner
-        name = "TrieProcessorV2" if newer else "TrieProcessorV1"
-        return LLM(**settings, logits_processors=[f"llmrec.decoding.vllm_processors:{name}"])
-    except (ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(
-            f"The vLLM engine did not start: {said} Expected a model that vLLM serves and memory for it and its cache: "
-            "lower max_model_len, max_num_seqs or gpu_memory_utilization in decoding.vllm."
-        ) from error
-
-
-def stop_engine(engine: Any) -> None:
-    """End the engine's processes and give its memory back."""
-    engine.llm_engine.engine_core.shutdown()
-
-
-def prefix_cache_hit_rate(engine: Any) -> float | None:
-    """Return the share of prompt tokens that were in the prefix cache, since the engine was started."""
-    counts = {m.name: getattr(m, "value", 0) for m in engine.get_metrics()}
-    asked = counts.get("vllm:prefix_cache_queries", 0)
-    return counts.get("vllm:prefix_cache_hits", 0) / asked if asked else None
+__all__ = ["vllm_beam_search", "vllm_free_search"]
 
 
 def vllm_beam_search(
@@ -130,7 +42,7 @@ def vllm_beam_search(
     Parameters
     ----------
     engine
-        From :func:`start_engine`, with this trie.
+        From :func:`~llmrec.decoding.vllm_engine.start_engine`, with this trie.
     lora_request
         The adapter to serve, as ``vllm.lora.request.LoRARequest``.
     """
@@ -140,37 +52,32 @@ def vllm_beam_search(
     return search.result()
 
 
-def _generate(engine: Any, prompts: list[Any], params: list[Any], lora_request: Any) -> list[Any]:
-    from vllm.v1.engine.exceptions import EngineDeadError
+def vllm_free_search(
+    engine: Any,
+    prompts: Sequence[NDArray[np.integer]],
+    width: int,
+    *,
+    end_token_id: int | None,
+    max_tokens: int,
+    lora_request: Any = None,
+) -> list[list[Scored]]:
+    """Return the ``width`` most probable texts after each prompt; see :func:`llmrec.decoding.free.free_search`."""
+    from vllm import SamplingParams
 
-    try:
-        outputs: list[Any] = engine.generate(prompts, params, use_tqdm=False, lora_request=lora_request)
-    except EngineDeadError as error:
-        raise LlmrecError(
-            "The vLLM engine died; what it said stands above. Expected it to run on: where memory ran out, lower "
-            "max_num_seqs or gpu_memory_utilization in decoding.vllm, and the same command goes on from the last shard."
-        ) from error
-    except ValueError as error:
-        raise LlmrecError(f"vLLM refused a request: {error} Set what it names in decoding.vllm.") from error
-    return outputs
+    from llmrec.decoding.vllm_processors import REQUEST_KEY
 
+    asked = {REQUEST_KEY: {"node": -1, "hidden": [], "normalisation": "vocab"}}
+    ids = [np.asarray(p).tolist() for p in prompts]
 
-def _children_asked(
-    trie: CompiledTrie, nodes: NDArray[np.int64], k: int, width: int, all_children: bool
-) -> NDArray[np.int64]:
-    """Return how many of the best children of each node to ask for, at least 1 [n].
+    def best_tokens(texts: list[tuple[int, Text]], n: int) -> list[dict[int, float]]:
+        params = SamplingParams(
+            max_tokens=1, temperature=0.0, logprobs=n, ignore_eos=True, detokenize=False, extra_args=asked
+        )
+        requests = [{"prompt_token_ids": [*ids[user], *text]} for user, text in texts]
+        outputs = generate(engine, requests, [params] * len(requests), lora_request)
+        return [{t: entry.logprob for t, entry in o.outputs[0].logprobs[0].items()} for o in outputs]
 
-    Where all children are whole items the best ``k`` are enough, and ``width`` where all are prefixes. Where they are mixed,
-    as a title is among its sequels, a low item may still be kept beside better prefixes: all. And so where items share
-    identifiers, since these are ranked by their share of the probability.
-    """
-    edges = trie.edges(nodes)
-    leaves = np.add.reduceat(np.append(trie.is_leaf(edges.nodes), False).astype(np.int64), edges.offsets[:-1])
-    children = np.diff(edges.offsets)
-    leaves[children == 0] = 0  # reduceat gives an empty range its first value
-    limit = np.where(leaves == children, k, np.where(leaves == 0, width, children))
-    every = all_children or trie.shares_leaves
-    return np.maximum(children if every else np.minimum(children, limit), 1)
+    return beam_of_texts(best_tokens, len(ids), width, end_token_id=end_token_id, max_tokens=max_tokens)
 
 
 class _VllmSearch(Search):
@@ -264,12 +171,12 @@ class _VllmSearch(Search):
             )
             self.fed_tokens += len(path) + len(chain) - 1
         self.forward_passes += 1
-        outputs = _generate(self.engine, prompts, params, self.lora_request)
+        outputs = generate(self.engine, prompts, params, self.lora_request)
         return [o.outputs[0].logprobs for o in outputs]
 
     def _asked(self, node: int) -> int:
         nodes = np.array([node])
-        return int(_children_asked(self.trie, nodes, self.k, self.width, self.all_children)[0])
+        return int(children_asked(self.trie, nodes, self.k, self.width, self.all_children)[0])
 
     def _hidden_below(self, user: int, node: int) -> NDArray[np.int64]:
         """Return the children of a node that are hidden from a user."""

@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 __all__ = ["REQUEST_KEY", "TRIE_KEY", "TrieProcessorV1", "TrieProcessorV2", "Walk", "constrain"]
 
 REQUEST_KEY = "llmrec"
-"""In ``extra_args``: ``{"node": where the request begins, "hidden": nodes not to enter, "normalisation": ...}``."""
+"""In ``extra_args``: ``{"node": where the request begins, "hidden": nodes not to enter, "normalisation": ...}``; node -1 is
+for free generation."""
 TRIE_KEY = "llmrec_trie"
 """In the engine's ``additional_config``: path of the trie file."""
 
 
 @dataclass
 class Walk:
-    """Where one request is in the trie."""
+    """Where one request is in the trie; at node -1 nothing is constrained, and scores become log-probabilities."""
 
     trie: CompiledTrie
     node: int
@@ -60,7 +61,7 @@ class Walk:
 
     def follow(self, new: Sequence[int]) -> None:
         """Follow what has been generated since the last call."""
-        if len(new):
+        if len(new) and self.node >= 0:
             for token in new:
                 self.node = int(self.trie.advance(np.array([self.node]), np.array([token]))[0])
             self.walked += len(new)
@@ -89,8 +90,12 @@ def constrain(logits: torch.Tensor, rows: Sequence[int], walks: Sequence[Walk]) 
     if not len(rows):
         return logits
     trie = walks[0].trie
+    free = [row for row, walk in zip(rows, walks, strict=True) if walk.node < 0]
+    if free:
+        at = torch.as_tensor(free, device=logits.device)
+        logits[at] = logits[at].float().log_softmax(-1).to(logits.dtype)
     for normalisation in NORMALISATIONS:
-        chosen = [i for i, w in enumerate(walks) if w.normalisation == normalisation]
+        chosen = [i for i, w in enumerate(walks) if w.normalisation == normalisation and w.node >= 0]
         if not chosen:
             continue
         row = torch.as_tensor([rows[i] for i in chosen], device=logits.device)

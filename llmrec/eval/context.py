@@ -85,6 +85,8 @@ class ReportContext:
     llm: tuple[LLMNotes, ...] = ()  # one per language model in the comparison
     certified: Mapping[str, float] = field(default_factory=dict)  # system -> share of users whose beam is
     # proven to hold the true top-k, as a fraction of 1
+    free: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # system that writes without the
+    # trie -> shares of its texts: valid, duplicates, excluded
     curves: tuple[Curve, ...] = ()
     users: tuple[UserExample, ...] = ()
     users_seed: int | None = None  # the seed with which ``users`` were drawn at random

@@ -127,6 +127,7 @@ def evaluate(
     ks: Sequence[int] = (1, 5, 10, 20),
     cost: Cost | None = None,
     meta: Mapping[str, Any] | None = None,
+    short_lists: bool = False,
 ) -> Evaluation:
     """Compare lists with what came next.
 
@@ -148,12 +149,15 @@ def evaluate(
         What the system took.
     meta
         How the lists were made, for example what ``read_meta`` gives.
+    short_lists
+        The lists are all that the system has to say, so that what is not in one was not found, however short it is. So are
+        those of free generation; ``checks["filled"]`` tells how much is missing.
 
     Raises
     ------
     DataError
         The users differ, there are none, an item is not in the catalogue, or a list ends before
-        ``max(ks)`` although candidates are left.
+        ``max(ks)`` although candidates are left and ``short_lists`` is off.
 
     Notes
     -----
@@ -165,7 +169,7 @@ def evaluate(
     ranks = target_ranks(recs, holdout.target_items)
     seen, repeated = _seen(holdout, n)
     candidates = n - (seen if protocol.exclude_seen else np.zeros(len(seen), dtype=np.int64))  # [U]
-    k_max = _depth(recs, candidates, max(ks))
+    k_max = max(recs.k, *ks) if short_lists else _depth(recs, candidates, max(ks))
     means = {
         f"{name}@{k}": float(metric(ranks, k).mean()) for name, metric in RANK_METRICS.items() for k in ks
     }

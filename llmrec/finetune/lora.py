@@ -8,8 +8,8 @@ from typing import Any
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers.trainer_utils import set_seed
 
-from llmrec.config import Finetune
 from llmrec.errors import ConfigError, nearest
+from llmrec.settings import Finetune
 
 __all__ = ["add_lora", "target_problems"]
 

@@ -9,10 +9,10 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.config import Finetune
 from llmrec.errors import ConfigError
 from llmrec.finetune.batches import plan_epoch
 from llmrec.finetune.examples import Example
+from llmrec.settings import Finetune
 
 __all__ = ["Examples", "Plan"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from llmrec.config import Validation
+from llmrec.settings import Validation
 
 __all__ = ["EarlyStopping"]
 

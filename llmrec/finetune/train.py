@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from transformers import get_scheduler
 
-from llmrec.config import Finetune
 from llmrec.errors import LlmrecError
 from llmrec.finetune.batches import collate, micro_batches
 from llmrec.finetune.checkpoints import (
@@ -29,6 +28,7 @@ from llmrec.finetune.checkpoints import (
 from llmrec.finetune.objective import NextItemLoss
 from llmrec.finetune.plan import Examples, Plan
 from llmrec.finetune.stopping import EarlyStopping
+from llmrec.settings import Finetune
 
 __all__ = ["Outcome", "Step", "Validate", "finetune"]
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.config import Identifiers
 from llmrec.data.histories import Histories
 from llmrec.errors import IdentifierError
 from llmrec.identifiers.base import ItemIdentifiers
 from llmrec.identifiers.title import end_problems, terminated
+from llmrec.settings import Identifiers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

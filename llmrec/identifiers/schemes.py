@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.config import Identifiers
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories
 from llmrec.errors import ConfigError, IdentifierError
 from llmrec.identifiers.base import ItemIdentifiers
 from llmrec.plugins import load_class
+from llmrec.settings import Identifiers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2, vq
 
-from llmrec.config import Identifiers
 from llmrec.errors import IdentifierError
 from llmrec.identifiers.base import ItemIdentifiers, first_new_token, known_token_problems
+from llmrec.settings import Identifiers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from itertools import count
 from typing import TYPE_CHECKING
 
-from llmrec.config import Identifiers
 from llmrec.data.catalog import Catalog
 from llmrec.errors import IdentifierError
 from llmrec.identifiers.base import ItemIdentifiers
+from llmrec.settings import Identifiers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

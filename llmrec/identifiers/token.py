@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmrec.config import Identifiers
 from llmrec.errors import IdentifierError
 from llmrec.identifiers.base import ItemIdentifiers, first_new_token, known_token_problems
+from llmrec.settings import Identifiers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

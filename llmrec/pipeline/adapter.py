@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+from llmrec import cache
 from llmrec.config import RunConfig
 from llmrec.errors import ArtefactError
 from llmrec.pipeline.artefacts import check_key, read_json
-from llmrec.pipeline.parts import LanguageParts, load_language_model
+from llmrec.pipeline.parts import LanguageParts, load_language_model, model_shape
 from llmrec.progress import say
 
-__all__ = ["adapter_meta", "merged_model"]
+__all__ = ["adapter_digest", "adapter_meta", "check_fits", "merged_model"]
+
+WEIGHTS = "adapter_model.safetensors"
 
 
 def adapter_meta(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
@@ -29,6 +33,39 @@ def adapter_meta(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
     return meta
 
 
+def adapter_digest(folder: Path) -> str | None:
+    """Return what tells an adapter's weights from others, ``None`` where there are none."""
+    return cache.sha256(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
+
+
+def check_fits(config: RunConfig) -> None:
+    """Raise :class:`ArtefactError` where the adapter's matrices are not of the base model's shapes; loads no weights."""
+    from safetensors import safe_open
+
+    folder, name = config.output / "adapter", config.model.name
+    layers = dict(model_shape(config).named_modules())
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as weights:
+            shapes = {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
+    except Exception as error:  # safetensors' own error is not exported
+        raise _does_not_fit(folder, name, str(error)) from error
+    for key, shape in shapes.items():
+        if not (found := re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", key)):
+            continue
+        layer = layers.get(found[1])
+        width = getattr(layer, "in_features" if found[2] == "A" else "out_features", None)
+        if width != shape[1 if found[2] == "A" else 0]:
+            there = "no such layer" if layer is None else f"a layer of width {width}"
+            raise _does_not_fit(folder, name, f"{key} has shape {shape} and the model has {there}.")
+
+
+def _does_not_fit(folder: Path, name: str, why: str) -> ArtefactError:
+    return ArtefactError(
+        f"The adapter in {str(folder)!r} does not fit {name}: {' '.join(why.split())[:400]} Expected an adapter of this base "
+        "model with these identifiers: correct model.name and identifiers, or train again."
+    )
+
+
 def merged_model(config: RunConfig, parts: LanguageParts) -> Any:
     """Return the fine-tuned model."""
     from peft import PeftModel
@@ -37,12 +74,8 @@ def merged_model(config: RunConfig, parts: LanguageParts) -> Any:
     folder = config.output / "adapter"
     try:
         model = PeftModel.from_pretrained(base, str(folder))
-    except (RuntimeError, ValueError, OSError) as error:
-        said = " ".join(str(error).split())
-        raise ArtefactError(
-            f"The adapter in {str(folder)!r} does not fit {config.model.name}: {said[:400]} Expected an adapter of this base "
-            "model with these identifiers: correct model.name and identifiers, or train again."
-        ) from error
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+        raise _does_not_fit(folder, config.model.name, str(error)) from error
     if config.model.quantize == "none":
         # Merged, an adapter costs nothing at decoding time; merged into quantised weights it would be rounded away.
         model = model.merge_and_unload()

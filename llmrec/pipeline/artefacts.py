@@ -20,7 +20,16 @@ from filelock import FileLock, Timeout
 from llmrec.data.recommendations import replacing
 from llmrec.errors import ArtefactError
 
-__all__ = ["check_key", "flatten", "locked", "read_json", "whole_folder", "write_json", "write_text"]
+__all__ = [
+    "check_key",
+    "flatten",
+    "locked",
+    "read_json",
+    "remove_unfinished",
+    "whole_folder",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
@@ -57,6 +66,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def remove_unfinished(run: Path) -> None:
+    """Remove what killed processes left half-written."""
+    for left in [*run.glob(".*.tmp"), *run.glob("*/.*.tmp")]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keep a second process out of a run directory, and remove what a killed one left half-written."""
@@ -64,8 +79,7 @@ def locked(run: Path) -> Iterator[None]:
     lock = FileLock(run / ".lock")
     try:
         with lock.acquire(timeout=0):
-            for left in [*run.glob(".*.tmp"), *run.glob("*/.*.tmp")]:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            remove_unfinished(run)
             yield
     except Timeout:
         raise ArtefactError(

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import cache as cache_once
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from llmrec import cache
+from llmrec.config import RunConfig
 from llmrec.config_file import load_config
 from llmrec.data.catalog import Catalog
-from llmrec.data.histories import Histories
-from llmrec.data.recommendations import Recommendations
 from llmrec.data.sources import read_histories
-from llmrec.errors import ConfigError, PromptError
+from llmrec.errors import ConfigError
 from llmrec.pipeline.adapter import adapter_meta
-from llmrec.pipeline.artefacts import locked, write_json, write_text
-from llmrec.pipeline.decoder import open_decoder
-from llmrec.pipeline.keys import decoding_key, finetune_key
-from llmrec.pipeline.parts import language_parts
+from llmrec.pipeline.artefacts import locked, remove_unfinished, write_json, write_text
+from llmrec.pipeline.keys import decoding_key, finetune_key, weights_key
+from llmrec.pipeline.parts import LanguageParts, language_parts
 from llmrec.pipeline.prepare_stage import prepare
 from llmrec.pipeline.recommend_stage import run_identifiers
-from llmrec.pipeline.shards import in_shards
+from llmrec.pipeline.shards import Shard, shards_of
+from llmrec.pipeline.worker import COUNTS, Worker
 from llmrec.progress import bar, clock, say
-from llmrec.prompts.verbalize import Verbalizer
-from llmrec.recommenders.llm import LLMRecommender
 
 __all__ = ["recommend_file"]
 
@@ -42,12 +35,13 @@ def recommend_file(
     *,
     k: int | None = None,
     shard_users: int = 1024,
+    replicas: int | None = None,
 ) -> None:
     """Recommend to every user of a log with a run's fine-tuned model.
 
     Writes ``part-00000.parquet`` and so on, a shard of users each, as they are made; then ``rejects.jsonl``, one line for
     each user without a list, with the reason, and ``summary.json``, which says that the job is complete. Killed at any
-    point, the same command goes on behind the last whole shard.
+    point, the same command goes on with the shards that are not there yet.
 
     Parameters
     ----------
@@ -57,6 +51,9 @@ def recommend_file(
         Length of the lists; ``evaluation.k`` if left out.
     shard_users
         Users of a shard.
+    replicas
+        Copies of the model under Ray Data, see :func:`llmrec.pipeline.replicas.in_replicas`; one in this process if left
+        out.
 
     Raises
     ------
@@ -65,8 +62,9 @@ def recommend_file(
     """
     config = load_config(config_path, overrides)
     k = config.evaluation.k if k is None else k
-    if k < 1 or shard_users < 1:
-        raise ConfigError(f"Got k={k} and {shard_users} users a shard. Expected 1 or more of both.")
+    if k < 1 or shard_users < 1 or (replicas is not None and replicas < 1):
+        among = "" if replicas is None else f" and {replicas} replicas"
+        raise ConfigError(f"Got k={k}, {shard_users} users a shard{among}. Expected 1 or more of each.")
     if config.prompt.target_time:
         raise ConfigError(
             "prompt.target_time is on, and nobody knows when the next event of a user is. Expected it off."
@@ -83,107 +81,82 @@ def recommend_file(
             seed=config.seed,
         )
         key = {
-            **finetune_key(config),
-            "decoding": decoding_key(config),
+            **weights_key(config),
+            "decoding": decoding_key(config.decoding),
             "k": k,
             "shard_users": shard_users,
             "histories": cache.sha256(histories_path),
         }
-        job = _Job(parts.verbalizer, catalog, config.split.exclude_seen, k, unknown)
-        started = time.monotonic()
-        rejects: list[dict[str, str]] = []
-        totals: dict[str, float] = {
-            "users": 0,
-            "prompt_tokens": 0,
-            "beam_tokens": 0,
-            "certified": 0,
-            "seconds": 0.0,
-        }
-        with bar("Users", lambda: job.words) as progress, ExitStack() as stack:
-
-            @cache_once  # a job that is complete needs no model
-            def decoder() -> LLMRecommender:
-                return stack.enter_context(open_decoder(config, catalog, parts, k=k))
-
-            shards = in_shards(
-                output, key, catalog, histories, shard_users, lambda part: job.make(decoder(), part)
-            )
-            for noted in shards:
-                rejects += noted["rejects"]
-                for name in totals:
-                    totals[name] += noted["counts"][name]
-                progress(int(totals["users"]) + len(rejects), len(histories))
-        write_text(
-            output / "rejects.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejects)
-        )
+        shards = shards_of(output, key, histories, unknown, shard_users)
+        pace = _Pace()
+        noted = {shard.path: there for shard in shards if (there := shard.noted()) is not None}
+        missing = [shard for shard in shards if shard.path not in noted]
+        with bar("Users", pace.words) as progress:
+            done = sum(len(shard.histories) for shard in shards if shard.path in noted)
+            progress(done, len(histories))
+            made = _made(config, catalog, parts, missing, k, replicas)
+            for shard, new in made:
+                noted[shard.path] = new
+                pace.add(new)
+                done += len(shard.histories)
+                progress(done, len(histories))
+        remove_unfinished(output)  # of replicas that were killed
+        found = [noted[shard.path] for shard in shards]
+        rejects = [reject for there in found for reject in there["rejects"]]
+        totals = {name: sum(there["counts"][name] for there in found) for name in COUNTS}
+        lines = (json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
+        write_text(output / "rejects.jsonl", "".join(lines))
         write_json(
             output / "summary.json", {"histories": len(histories), "rejects": len(rejects), "k": k, **totals}
         )
-    took = time.monotonic() - started
-    say(
-        f"Lists for {totals['users']:,} users in {output}, {clock(took)}; {len(rejects):,} users without one"
-        f"{', see rejects.jsonl' if rejects else ''}."
-    )
+    rejected = f"{len(rejects):,} users without one{', see rejects.jsonl' if rejects else ''}"
+    say(f"Lists for {totals['users']:,} users in {output}, {clock(pace.seconds)}; {rejected}.")
 
 
-class _Job:
-    """Makes a shard's lists."""
+def _made(
+    config: RunConfig,
+    catalog: Catalog,
+    parts: LanguageParts,
+    missing: list[Shard],
+    k: int,
+    replicas: int | None,
+) -> Iterator[tuple[Shard, dict[str, Any]]]:
+    """Make shards, here or in replicas; yield each with what was noted of it."""
+    if replicas is not None and missing:
+        from llmrec.pipeline.replicas import in_replicas
 
-    def __init__(
-        self, verbalizer: Verbalizer, catalog: Catalog, exclude_seen: bool, k: int, unknown: dict[str, str]
-    ) -> None:
-        self.verbalizer, self.catalog, self.exclude_seen, self.k = verbalizer, catalog, exclude_seen, k
-        self.unknown = unknown
-        self.words = ""
+        yield from in_replicas(config, catalog, parts, missing, k, replicas)
+        return
+    worker = Worker(config, catalog, parts, k)
+    try:
+        for shard in missing:
+            yield shard, worker.make(shard)
+    finally:
+        worker.close()
 
-    def reason(self, histories: Histories, row: int) -> str | None:
-        """Return why a user can get no list."""
-        history = histories[row]
-        if history.user_id in self.unknown:
-            return f"item {self.unknown[history.user_id]!r} is not in the catalogue that the model was trained on"
-        if self.exclude_seen and len(np.unique(history.items)) == len(self.catalog):
-            return "the history holds every item of the catalogue"
-        try:
-            self.verbalizer.prompt(history)
-        except PromptError as error:
-            return str(error)
-        return None
 
-    def make(self, recommender: Any, histories: Histories) -> tuple[Recommendations, dict[str, Any]]:
-        """Return the lists of those who can get one, and what to note."""
-        started = time.monotonic()
-        reasons = [self.reason(histories, row) for row in range(len(histories))]
-        fine = np.array([row for row, reason in enumerate(reasons) if reason is None], dtype=np.int64)
-        recs = Recommendations(
-            recommender.name, (), np.empty((0, self.k), np.int32), np.empty((0, self.k), np.float64)
+class _Pace:
+    """How fast the shards of this process and its replicas are made."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.users = self.tokens = 0.0
+        self.hit_rate: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def add(self, noted: dict[str, Any]) -> None:
+        counts = noted["counts"]
+        self.users += counts["users"]
+        self.tokens += counts["prompt_tokens"] + counts["beam_tokens"]
+        self.hit_rate = noted["prefix_cache_hit_rate"]
+
+    def words(self) -> str:
+        if not self.users:
+            return ""
+        hits = (
+            "" if self.hit_rate is None else f", {self.hit_rate:.0%} of prompt tokens from the prefix cache"
         )
-        counts: dict[str, float] = {
-            "users": len(fine),
-            "prompt_tokens": 0,
-            "beam_tokens": 0,
-            "certified": 0,
-            "seconds": 0.0,
-        }
-        if len(fine):
-            recs = recommender.recommend(histories[fine], self.k, exclude_seen=self.exclude_seen)
-            counts |= {
-                "prompt_tokens": recommender.prompt_tokens_,
-                "beam_tokens": recommender.beam_tokens_,
-                "certified": int(recommender.certified_.sum()),
-            }
-        counts["seconds"] = seconds = time.monotonic() - started
-        tokens = counts["prompt_tokens"] + counts["beam_tokens"]
-        self.words = (
-            f"{len(fine) / seconds:,.1f} users/s, {tokens / seconds:,.0f} tokens/s{_hits(recommender)}"
-        )
-        rejects = [
-            {"user_id": histories.user_ids[row], "reason": reason}
-            for row, reason in enumerate(reasons)
-            if reason is not None
-        ]
-        return recs, {"rejects": rejects, "counts": counts}
-
-
-def _hits(recommender: Any) -> str:
-    rate = getattr(recommender, "prefix_cache_hit_rate", None)
-    return "" if rate is None else f", {rate:.0%} of prompt tokens from the prefix cache"
+        return f"{self.users / self.seconds:,.1f} users/s, {self.tokens / self.seconds:,.0f} tokens/s{hits}"

@@ -6,11 +6,16 @@ import importlib.util
 import os
 from typing import Any
 
-from llmrec.config import RunConfig
+from llmrec.config import LLM, RunConfig
 from llmrec.errors import LlmrecError
-from llmrec.pipeline.parts import checked_template, load_base_tokenizer, load_catalog, pick_device
-from llmrec.progress import say_once
-from llmrec.recommenders.registry import LLM, RECOMMENDERS, kind_of
+from llmrec.pipeline.parts import (
+    checked_template,
+    load_base_tokenizer,
+    load_catalog,
+    model_shape,
+    pick_device,
+)
+from llmrec.recommenders.registry import RECOMMENDERS
 
 __all__ = ["recipe_problems"]
 
@@ -20,7 +25,7 @@ def recipe_problems(config: RunConfig) -> list[str]:
 
     Reads the catalogue, the tokenizer and the model's config; no weights.
     """
-    if not any(kind_of(name, system) == LLM for name, system in config.systems.items()):
+    if not config.llm_systems:
         return []
     problems: list[str] = []
 
@@ -35,7 +40,7 @@ def recipe_problems(config: RunConfig) -> list[str]:
     attempt(pick_device, config.model.device)
     problems += _missing_parts(config)
     problems += _collaborative(config)
-    model = attempt(_model_shape, config)
+    model = attempt(model_shape, config)
     tokenizer = attempt(load_base_tokenizer, config)
     scheme = attempt(_scheme, config)
     template = attempt(checked_template, config)
@@ -50,25 +55,6 @@ def recipe_problems(config: RunConfig) -> list[str]:
         context = getattr(model.config, "max_position_embeddings", None)
         problems += attempt(_one_event, config, tokenizer, template, context) or []
     return problems
-
-
-def _model_shape(config: RunConfig) -> Any:
-    """Return the model without weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from llmrec.models import load_model_config
-
-    settings = config.model
-    shape = load_model_config(
-        settings.name,
-        say_once,
-        keep_layers=settings.keep_layers,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    auto: Any = AutoModelForCausalLM
-    with torch.device("meta"):
-        return auto.from_config(shape, trust_remote_code=settings.trust_remote_code)
 
 
 def _scheme(config: RunConfig) -> Any:
@@ -143,7 +129,7 @@ def _collaborative(config: RunConfig) -> list[str]:
         return []
     from llmrec.recommenders.registry import recommender_class
 
-    kind = kind_of(name, config.systems[name])
+    kind = config.systems[name].kind_as(name)
     if kind != LLM and hasattr(recommender_class(kind), "item_vectors"):
         return []
     able = [k for k in RECOMMENDERS if hasattr(recommender_class(k), "item_vectors")]

@@ -9,15 +9,15 @@ from typing import Any
 
 from llmrec.config import RunConfig
 from llmrec.data.catalog import Catalog
-from llmrec.pipeline.adapter import merged_model
+from llmrec.pipeline.adapter import check_fits, merged_model
 from llmrec.pipeline.artefacts import check_key, read_json, whole_folder, write_json
 from llmrec.pipeline.checkpoint import TRIE, check_mergeable, trie_made_for, write_checkpoint
-from llmrec.pipeline.keys import finetune_key
+from llmrec.pipeline.keys import weights_key
 from llmrec.pipeline.parts import LanguageParts, pick_device
 from llmrec.progress import say
 from llmrec.recommenders.llm import LLMRecommender
 
-__all__ = ["open_decoder"]
+__all__ = ["make_servable", "open_decoder"]
 
 
 @contextmanager
@@ -40,10 +40,10 @@ def open_decoder(
     if config.decoding.backend == "torch":
         yield LLMRecommender(merged_model(config, parts), parts.verbalizer, parts.trie, **common)
         return
-    from llmrec.decoding.vllm import start_engine, stop_engine
+    from llmrec.decoding.vllm_engine import start_engine, stop_engine
     from llmrec.recommenders.vllm import VllmRecommender
 
-    model, trie, adapter = _what_to_serve(config, catalog, parts)
+    model, trie, adapter = make_servable(config, catalog, parts)
     options: dict[str, Any] = {"dtype": _dtype(config), **config.decoding.vllm}
     request = None
     if adapter is not None:
@@ -72,10 +72,10 @@ def open_decoder(
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes
 
 
-def _what_to_serve(
+def make_servable(
     config: RunConfig, catalog: Catalog, parts: LanguageParts
 ) -> tuple[Path | str, Path, Path | None]:
-    """Return the model, the trie's file, and the adapter where it is served as one.
+    """Write what vLLM reads; return the model, the trie's file, and the adapter where it is served as one.
 
     vLLM serves no adapter with new tokens, and a pruned base model is nowhere on the disk: these are merged, once.
     """
@@ -86,8 +86,9 @@ def _what_to_serve(
         trie = config.output / ".work" / "vllm" / "trie.safetensors"
         trie.parent.mkdir(parents=True, exist_ok=True)
         save_trie(parts.trie, trie, trie_made_for(catalog, parts))
+        check_fits(config)
         return resolve_model(config.model.name), trie, config.output / "adapter"
-    folder, key = config.output / "merged", finetune_key(config)
+    folder, key = config.output / "merged", weights_key(config)
     if folder.is_dir():
         check_key(folder, read_json(folder / "llmrec.json")["key"], key)
     else:

@@ -24,7 +24,7 @@ from llmrec.pipeline.parts import (
     sample_rows,
 )
 from llmrec.progress import clock, console, say
-from llmrec.recommenders.registry import LLM, build_recommender, kind_of
+from llmrec.recommenders.registry import build_recommender
 
 __all__ = ["estimate"]
 
@@ -37,8 +37,8 @@ def estimate(config: RunConfig) -> None:
     interactions, catalog, _ = load_data(config)
     split = make_split(config, interactions, catalog)
     rows: list[tuple[str, str, float, str]] = []
-    for name, system in config.systems.items():
-        if kind_of(name, system) == LLM:
+    for name in config.systems:
+        if name in config.llm_systems:
             rows += _language_model(config, name, split, catalog)
         else:
             rows.append(_other(config, name, split))
@@ -80,7 +80,7 @@ def _language_model(
             parts.verbalizer,
             parts.trie,
             finetune=settings,
-            decoding=config.decoding,
+            decoding=config.decoding_for(name),
             new_tokens=new_token_start(model, config, catalog, parts, vectors),
             checkpoints=Path(folder),
             name=name,
@@ -91,6 +91,9 @@ def _language_model(
             split.test.select(some).histories, config.evaluation.k, exclude_seen=config.split.exclude_seen
         )
         decode = (time.monotonic() - started) / len(some)
+        lists = ("recommend " + name, f"{len(users):,} users", decode * len(users), f"{len(some)} users")
+        if name != config.llm_systems[0]:
+            return [lists]  # the same fine-tuned model, searched in another way
         llm.fit(split)
     per_step = float(np.mean([s.seconds for s in steps[1:]]))
     per_epoch = steps[-1].step / steps[-1].epoch
@@ -107,7 +110,7 @@ def _language_model(
                 f"{len(some)} users",
             )
         )
-    return [*rows, ("recommend " + name, f"{len(users):,} users", decode * len(users), f"{len(some)} users")]
+    return [*rows, lists]
 
 
 def _other(config: RunConfig, name: str, split: Split) -> tuple[str, str, float, str]:

@@ -14,7 +14,7 @@ from llmrec.pipeline.keys import finetune_key
 from llmrec.pipeline.model_card import model_card
 from llmrec.pipeline.parts import language_parts
 from llmrec.pipeline.prepare_stage import prepare
-from llmrec.pipeline.recommend_stage import llm_systems, run_identifiers
+from llmrec.pipeline.recommend_stage import run_identifiers
 from llmrec.progress import say
 
 __all__ = ["export"]
@@ -42,7 +42,7 @@ def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
     split, catalog = prepare(config)
     identifiers = run_identifiers(config, split, catalog)
     parts = language_parts(config, split, catalog, identifiers)
-    names = llm_systems(config)
+    names = config.llm_systems
     measured = config.output / "evaluation" / f"{names[0]}.json" if names else None
     means = read_json(measured).get("means", {}) if measured is not None and measured.is_file() else {}
     with whole_folder(output) as work:

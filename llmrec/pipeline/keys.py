@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmrec.config import RunConfig
+from llmrec.config import LLM, RunConfig
+from llmrec.pipeline.adapter import adapter_digest
 from llmrec.pipeline.parts import data_digests
 from llmrec.progress import say_once
-from llmrec.recommenders.registry import LLM, kind_of
+from llmrec.settings import Decoding
 
-__all__ = ["decoding_key", "prepare_key", "identifiers_key", "finetune_key", "recommend_key"]
+__all__ = ["decoding_key", "prepare_key", "identifiers_key", "finetune_key", "recommend_key", "weights_key"]
 
 
 def prepare_key(config: RunConfig) -> dict[str, Any]:
@@ -48,13 +49,22 @@ def finetune_key(config: RunConfig) -> dict[str, Any]:
     return {**identifiers_key(config), **dumped, "template_text": text}
 
 
+def weights_key(config: RunConfig) -> dict[str, Any]:
+    """Return what decides the fine-tuned model: the adapter that is there, wherever it comes from."""
+    return {**finetune_key(config), "adapter": adapter_digest(config.output / "adapter")}
+
+
 def recommend_key(config: RunConfig, name: str) -> dict[str, Any]:
     """Return what decides one system's lists."""
     system = config.systems[name]
-    kind = kind_of(name, system)
+    kind = system.kind_as(name)
     if kind == LLM:
         users = {"users": config.evaluation.users, "k": config.evaluation.k}
-        return {**finetune_key(config), "decoding": decoding_key(config), "evaluation": users}
+        return {
+            **finetune_key(config),
+            "decoding": decoding_key(config.decoding_for(name)),
+            "evaluation": users,
+        }
     return {
         **prepare_key(config),
         "systems": {name: {"kind": kind, **system.options}},
@@ -62,6 +72,6 @@ def recommend_key(config: RunConfig, name: str) -> dict[str, Any]:
     }
 
 
-def decoding_key(config: RunConfig) -> dict[str, Any]:
+def decoding_key(decoding: Decoding) -> dict[str, Any]:
     """Return what decides how lists are searched for; batch sizes and backends decide nothing but speed."""
-    return config.decoding.model_dump(mode="json", exclude={"batch_size", "backend", "vllm"})
+    return decoding.model_dump(mode="json", exclude={"batch_size", "backend", "vllm"})

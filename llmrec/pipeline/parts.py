@@ -34,6 +34,7 @@ __all__ = [
     "load_data",
     "load_language_model",
     "make_split",
+    "model_shape",
     "pick_device",
     "sample_rows",
 ]
@@ -183,6 +184,25 @@ def load_base_tokenizer(config: RunConfig) -> Any:
     from llmrec.models import load_tokenizer
 
     return load_tokenizer(config.model.name, say_once, trust_remote_code=config.model.trust_remote_code)
+
+
+def model_shape(config: RunConfig) -> Any:
+    """Return the pretrained model without weights, on the device ``meta``."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from llmrec.models import load_model_config
+
+    settings = config.model
+    shape = load_model_config(
+        settings.name,
+        say_once,
+        keep_layers=settings.keep_layers,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    auto: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        return auto.from_config(shape, trust_remote_code=settings.trust_remote_code)
 
 
 def load_language_model(config: RunConfig, *, tokens: int | None = None, training: bool = False) -> Any:

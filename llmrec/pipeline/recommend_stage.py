@@ -17,7 +17,7 @@ from llmrec.data.split import Split
 from llmrec.errors import ArtefactError
 from llmrec.eval.evaluate import Cost
 from llmrec.identifiers.base import ItemIdentifiers
-from llmrec.pipeline.adapter import adapter_meta
+from llmrec.pipeline.adapter import adapter_digest, adapter_meta
 from llmrec.pipeline.artefacts import check_key
 from llmrec.pipeline.decoder import open_decoder
 from llmrec.pipeline.identifiers_stage import identifiers_stage, read_vectors, write_vectors
@@ -25,9 +25,9 @@ from llmrec.pipeline.keys import finetune_key, identifiers_key, recommend_key
 from llmrec.pipeline.memory import peak_memory, reset_peak_memory
 from llmrec.pipeline.parts import language_parts, pick_device, sample_rows
 from llmrec.progress import bar, clock, say
-from llmrec.recommenders.registry import LLM, build_recommender, kind_of
+from llmrec.recommenders.registry import build_recommender
 
-__all__ = ["recommend_stage", "run_identifiers", "collaborative_vectors", "llm_systems"]
+__all__ = ["recommend_stage", "run_identifiers", "collaborative_vectors"]
 
 
 def recommend_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
@@ -56,11 +56,6 @@ def collaborative_vectors(config: RunConfig, split: Split, catalog: Catalog) -> 
     return found
 
 
-def llm_systems(config: RunConfig) -> list[str]:
-    """Return the names of the systems that are the language model."""
-    return [name for name, system in config.systems.items() if kind_of(name, system) == LLM]
-
-
 def _recommend_one(
     config: RunConfig, name: str, split: Split, catalog: Catalog, *, again: bool = False
 ) -> None:
@@ -75,9 +70,11 @@ def _recommend_one(
                 f"the other: rename the file, or take {name!r} out of systems."
             )
         check_key(path, meta.get("key", {}), key)
+        if "adapter" in meta and (adapter := adapter_digest(config.output / "adapter")) is not None:
+            check_key(path, {"adapter": meta["adapter"]}, {"adapter": adapter})
         if not again:
             return
-    make = _recommend_llm if kind_of(name, system) == LLM else _recommend_other
+    make = _recommend_llm if name in config.llm_systems else _recommend_other
     recs, meta = make(config, name, system, split, catalog)
     write_recommendations(path, recs, catalog, {"key": key, **meta})
 
@@ -89,6 +86,7 @@ def _recommend_llm(
     trained = adapter_meta(config.output / "adapter", key)
     parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
     holdout = split.test.select(sample_rows(config, split))
+    config = config.model_copy(update={"decoding": config.decoding_for(name)})
     reset_peak_memory()
     with (
         bar(f"Decoding for {name}, users") as progress,
@@ -112,11 +110,15 @@ def _recommend_llm(
         tokens_generated=llm.beam_tokens_,
         device=_device_words(pick_device(config.model.device)),
     )
-    say(
-        f"{name}: lists for {len(holdout):,} users in {clock(seconds)}; {llm.certified_.mean():.0%} certified to be "
-        f"the model's exact top {config.evaluation.k}."
-    )
-    return recs, {"cost": asdict(cost), "certified": float(llm.certified_.mean())}
+    meta: dict[str, Any] = {"cost": asdict(cost), "adapter": adapter_digest(config.output / "adapter")}
+    if config.decoding.search == "free":
+        meta["free"] = llm.free_.rates()
+        found = f"{meta['free']['valid']:.0%} of the texts are items"
+    else:
+        meta["certified"] = float(llm.certified_.mean())
+        found = f"{meta['certified']:.0%} certified to be the model's exact top {config.evaluation.k}"
+    say(f"{name}: lists for {len(holdout):,} users in {clock(seconds)}; {found}.")
+    return recs, meta
 
 
 def _recommend_other(

@@ -30,10 +30,10 @@ from llmrec.pipeline.artefacts import check_key, read_json, write_text
 from llmrec.pipeline.identifiers_stage import identifiers_at_hand
 from llmrec.pipeline.keys import recommend_key
 from llmrec.pipeline.parts import language_parts, sample_rows
-from llmrec.pipeline.recommend_stage import llm_systems
 from llmrec.progress import say
 from llmrec.prompts.template import load_template
 from llmrec.prompts.time import TIME_STYLES
+from llmrec.settings import Decoding
 
 __all__ = ["compare_stage", "evaluate_stage", "read_lists", "write_evaluations"]
 
@@ -66,7 +66,7 @@ def compare_stage(
     run = config.output
     rows = sample_rows(config, split)
     users = split.test.select(rows)
-    llms = llm_systems(config)
+    llms = config.llm_systems
     subject = next(
         (e.system for e in evaluations if e.system in llms and e.system != config.evaluation.baseline), None
     )
@@ -93,6 +93,7 @@ def compare_stage(
         all_users=all_users,
         llm=tuple(_llm_notes(config, name) for name in llms),
         certified={s: m["certified"] for s, m in metas.items() if "certified" in m},
+        free={s: m["free"] for s, m in metas.items() if "free" in m},
         curves=_curves(config, metas),
         users=user_examples(
             users,
@@ -149,6 +150,7 @@ def _evaluate(
             catalog,
             split.protocol,
             ks=config.evaluation.cutoffs,
+            short_lists="free" in meta,
             cost=Cost(**meta["cost"]) if "cost" in meta else None,
             meta={k: v for k, v in meta.items() if k not in ("cost", "epochs")},
         )
@@ -198,7 +200,7 @@ def _llm_notes(config: RunConfig, name: str) -> LLMNotes:
         tokens_trained=int(counts["tokens"]) if counts else None,
         targets_trained=int(counts["targets"]) if counts else None,
         epochs=round(counts["epochs"], 2) if counts else None,
-        decoding=_decoding_words(config),
+        decoding=_decoding_words(config.decoding_for(name), config.prompt.max_events),
         template=f"{template.preamble}{template.before}<identifier>\n{template.after}",
         time_in_words=f"{config.prompt.time}: {TIME_STYLES[config.prompt.time]}",
         target_time_in_prompt=config.prompt.target_time,
@@ -225,15 +227,19 @@ def _identifier_words(config: RunConfig) -> str:
     return words
 
 
-def _decoding_words(config: RunConfig) -> str:
-    decoding = config.decoding
+def _decoding_words(decoding: Decoding, max_events: int) -> str:
+    shown = f"the newest {max_events} events in the prompt"
+    if decoding.search == "free":
+        return (
+            f"beam search over all texts, {decoding.beam_width} written, those kept that are items; {shown}"
+        )
     search = f"constrained beam search, width {decoding.beam_width}"
     if decoding.search == "exact":
         search = "every item of the catalogue scored"
     elif decoding.until_certified:
         search += ", widened until the list is the exact best"
     over = {"vocab": "vocabulary", "catalogue": "catalogue"}[decoding.normalisation]
-    return f"{search}, normalised over the {over}; the newest {config.prompt.max_events} events in the prompt"
+    return f"{search}, normalised over the {over}; {shown}"
 
 
 def _curves(config: RunConfig, metas: dict[str, dict[str, Any]]) -> tuple[Curve, ...]:

@@ -1,8 +1,8 @@
-"""Lists made in shards: a killed job goes on behind the last whole one, and ends with the same result."""
+"""Lists made in shards: a killed job goes on with those that are not there yet, and ends with the same result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +12,55 @@ from llmrec.data.recommendations import Recommendations, read_meta, write_recomm
 from llmrec.errors import ArtefactError
 from llmrec.pipeline.artefacts import check_key
 
-__all__ = ["in_shards"]
-
-Make = Callable[[Histories], tuple[Recommendations, dict[str, Any]]]
-"""Lists for some users, and what to note about them."""
+__all__ = ["Shard", "shards_of"]
 
 
-def in_shards(
-    folder: Path, key: dict[str, Any], catalog: Catalog, histories: Histories, size: int, make: Make
-) -> Iterator[dict[str, Any]]:
-    """Make the lists of ``size`` users at a time, or find them; yield what was noted of each when it is on the disk.
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Some users of a job, and where their lists belong."""
 
-    Parameters
-    ----------
-    folder
-        Gets ``part-00000.parquet`` and so on, each whole or absent.
-    key
-        What decides the lists.
+    path: Path
+    key: dict[str, Any]  # what decides the lists
+    histories: Histories
+    unknown: dict[str, str]  # users with items that the catalogue lacks, and the first such item
 
-    Raises
-    ------
-    ArtefactError
-        The folder holds lists of another job.
-    """
-    n = len(histories)
-    for part, start in enumerate(range(0, n, size)):
-        rows = slice(start, min(start + size, n))
-        path = folder / f"part-{part:05}.parquet"
-        users = [histories.user_ids[rows.start], histories.user_ids[rows.stop - 1], rows.stop - rows.start]
-        if path.is_file():
-            meta = read_meta(path)
-            if meta is None:
-                raise ArtefactError(f"{str(path)!r} was made elsewhere. Expected a folder of this job alone.")
-            check_key(path, {**meta["key"], "users": meta["users"]}, {**key, "users": users})
-        else:
-            found, noted = make(histories[rows])
-            meta = {**noted, "key": key, "users": users}
-            write_recommendations(path, found, catalog, meta)
-        yield meta
+    @property
+    def _users(self) -> list[Any]:
+        ids = self.histories.user_ids
+        return [ids[0], ids[-1], len(ids)]
+
+    def noted(self) -> dict[str, Any] | None:
+        """Return what was noted when the lists were made, or ``None`` where they are not there.
+
+        Raises
+        ------
+        ArtefactError
+            Another job's lists are there.
+        """
+        if not self.path.is_file():
+            return None
+        meta = read_meta(self.path)
+        if meta is None:
+            raise ArtefactError(
+                f"{str(self.path)!r} was made elsewhere. Expected a folder of this job alone."
+            )
+        check_key(self.path, {**meta["key"], "users": meta["users"]}, {**self.key, "users": self._users})
+        return meta
+
+    def write(self, recs: Recommendations, catalog: Catalog, noted: dict[str, Any]) -> dict[str, Any]:
+        """Put the lists there, whole or not at all, and return what was noted."""
+        meta = {**noted, "key": self.key, "users": self._users}
+        write_recommendations(self.path, recs, catalog, meta)
+        return meta
+
+
+def shards_of(
+    folder: Path, key: dict[str, Any], histories: Histories, unknown: dict[str, str], size: int
+) -> list[Shard]:
+    """Return a job's shards of ``size`` users each: ``part-00000.parquet`` and so on."""
+    shards = []
+    for part, start in enumerate(range(0, len(histories), size)):
+        users = histories[start : start + size]
+        lost = {user: unknown[user] for user in users.user_ids if user in unknown}
+        shards.append(Shard(folder / f"part-{part:05}.parquet", key, users, lost))
+    return shards

@@ -10,7 +10,7 @@ Shapes: T tokens of a document, L events.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,6 +82,7 @@ class Verbalizer:
         self._attributes = {name: attributes[name] for name in template.fields() - {"time"}}
         self._tokenizer = tokenizer
         self._cache: dict[str, NDArray[np.int64]] = {}
+        self._item_of_text: dict[str, int] | None = None
         # Llama's tokenizer starts every text with a BOS token and the model expects it; GPT-2's and SmolLM2's
         # do not. Tokenising an empty text tells which kind this one is.
         bos = list(tokenizer("", add_special_tokens=True)["input_ids"])
@@ -142,6 +143,26 @@ class Verbalizer:
         tokens = np.concatenate(pieces)
         self._check_length(tokens, history, room=max(map(len, self._identifiers)))
         return tokens
+
+    @cached_property
+    def end_token_id(self) -> int | None:
+        """The token that ends every identifier and occurs nowhere else in one; ``None`` if there is none."""
+        last = {int(identifier[-1]) for identifier in self._identifiers}
+        if len(last) > 1 or any((i[:-1] == i[-1]).any() for i in self._identifiers):
+            return None
+        return last.pop()
+
+    def read(self, identifiers: Sequence[Sequence[int]]) -> list[int | None]:
+        """Return the item that each token sequence writes, whatever tokens it uses for it; ``None`` for no item."""
+        if self._item_of_text is None:
+            texts = self._texts(self._identifiers)
+            self._item_of_text = {text: item for item, text in enumerate(texts)}
+        return [self._item_of_text.get(text) for text in self._texts(identifiers)]
+
+    def _texts(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> list[str]:
+        # Spaces are not cleaned up: a text is to be the item's to the letter.
+        decode = self._tokenizer.decode
+        return [str(decode(list(map(int, s)), clean_up_tokenization_spaces=False)) for s in sequences]
 
     def _events(self, history: History) -> list[tuple[int, str]]:
         times = self._times(history.timestamps)

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmrec.config import Decoding, Finetune
 from llmrec.data.histories import Histories
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
 from llmrec.data.windows import Windows
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
+from llmrec.decoding.free import FreeCounts, Scored, free_search
 from llmrec.decoding.search import BeamResult
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.finetune.batches import collate, plan_epoch
@@ -36,6 +36,7 @@ from llmrec.finetune.new_tokens import NewTokens
 from llmrec.finetune.objective import NextItemLoss
 from llmrec.finetune.train import Step, Validate, finetune
 from llmrec.prompts.verbalize import Verbalizer
+from llmrec.settings import Decoding, Finetune
 
 __all__ = ["LLMRecommender", "NewTokenStart", "alternatives_of"]
 
@@ -105,6 +106,8 @@ class LLMRecommender:
         Tokens that the last :meth:`recommend` put through the model: of prompts, and behind them.
     certified_
         For each user of the last :meth:`recommend` whether the list is provably the model's exact top K [U].
+    free_
+        What became of the texts of the last :meth:`recommend`, where ``decoding.search`` is ``free``.
     """
 
     def __init__(
@@ -134,6 +137,7 @@ class LLMRecommender:
         self.prompt_tokens_ = 0
         self.beam_tokens_ = 0
         self.certified_: NDArray[np.bool_] = np.empty(0, dtype=bool)
+        self.free_ = FreeCounts()
 
     def fit(self, split: Split) -> None:
         """Add LoRA adapters and train them, and new tokens, on windows of the training histories."""
@@ -232,6 +236,7 @@ class LLMRecommender:
             A prompt does not fit into the model's context, or a history is empty.
         """
         self.prompt_tokens_ = self.beam_tokens_ = 0
+        self.free_ = FreeCounts()
         return self._lists(histories, k, exclude_seen, target_timestamps, self.on_progress)
 
     def _lists(
@@ -275,6 +280,15 @@ class LLMRecommender:
     ) -> None:
         """Fill in the lists of some users."""
         decoding, k = self.decoding, items.shape[1]
+        if decoding.search == "free":
+            lists = self._free_search(prompts, max(decoding.beam_width, k))
+            for row, texts, hidden in zip(rows, lists, exclude, strict=True):
+                named = self.verbalizer.read([text for _, text in texts])
+                found = self.free_.usable(named, hidden)[:k]
+                items[row, : len(found)] = [item for _, item in found]
+                scores[row, : len(found)] = [texts[place][0] for place, _ in found]
+                self.beam_tokens_ += sum(len(text) for _, text in texts)
+            return
         if decoding.search == "exact":
             exact = score_catalogue(self.model, self.trie, prompts, normalisation=decoding.normalisation)
             items[rows], scores[rows] = top_items(exact.scores, exclude, k)
@@ -295,3 +309,11 @@ class LLMRecommender:
     def _beam_search(self, prompts: list[NDArray[np.int64]], k: int, **options: Any) -> BeamResult:
         """Search with what runs the model."""
         return beam_search(self.model, self.trie, prompts, k, **options)
+
+    def _free_search(self, prompts: list[NDArray[np.int64]], width: int) -> list[list[Scored]]:
+        """Search all texts with what runs the model."""
+        return free_search(self.model, prompts, width, **self._ends)
+
+    @property
+    def _ends(self) -> dict[str, Any]:
+        return {"end_token_id": self.verbalizer.end_token_id, "max_tokens": self.trie.depth}

@@ -7,14 +7,12 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from llmrec.config import System
+from llmrec.config import LLM, System
 from llmrec.errors import ConfigError, nearest
 from llmrec.plugins import load_class
+from llmrec.settings import Decoding
 
-__all__ = ["LLM", "RECOMMENDERS", "build_recommender", "kind_of", "recommender_class", "system_problems"]
-
-LLM = "llm"
-"""The kind that is configured by the sections prompt, identifiers, model, finetune and decoding."""
+__all__ = ["RECOMMENDERS", "build_recommender", "recommender_class", "system_problems"]
 
 RECOMMENDERS = {
     "popularity": "llmrec.recommenders.popularity:Popularity",
@@ -26,27 +24,18 @@ RECOMMENDERS = {
 _INJECTED = ("self", "name", "seed", "on_epoch")
 
 
-def kind_of(name: str, system: System) -> str:
-    """Return a system's kind: what its config says, or else its own name."""
-    return system.kind or name
-
-
 def build_recommender(name: str, system: System, **injected: Any) -> Any:
     """Make a recommender; ``injected`` keywords reach it if its constructor takes them."""
-    cls = recommender_class(kind_of(name, system))
+    cls = recommender_class(system.kind_as(name))
     accepted = inspect.signature(cls.__init__).parameters
     return cls(**system.options, **{k: v for k, v in {"name": name, **injected}.items() if k in accepted})
 
 
 def system_problems(name: str, system: System) -> list[str]:
     """Return what is wrong with a system's kind and options, one line each."""
-    kind = kind_of(name, system)
+    kind = system.kind_as(name)
     if kind == LLM:
-        return [
-            f"systems.{name}.{option}: the language model is configured by the sections prompt, identifiers, model, "
-            "finetune and decoding; expected no options here"
-            for option in system.options
-        ]
+        return _llm_problems(name, system)
     try:
         cls = recommender_class(kind)
     except ConfigError as error:
@@ -72,6 +61,27 @@ def system_problems(name: str, system: System) -> list[str]:
             build_recommender(name, system)
         except (ConfigError, ValueError) as error:
             problems.append(f"systems.{name}: {error}")
+    return problems
+
+
+# What systems that are the same fine-tuned model may differ in.
+_LLM_OPTIONS = ("search", "beam_width", "until_certified", "normalisation")
+
+
+def _llm_problems(name: str, system: System) -> list[str]:
+    problems = []
+    for option, value in system.options.items():
+        where = f"systems.{name}.{option}"
+        if option not in _LLM_OPTIONS:
+            problems.append(
+                f"{where}: expected one of {', '.join(_LLM_OPTIONS)}, which say how this system's lists are searched for; "
+                "all else about the language model is in the sections prompt, identifiers, model, finetune and decoding"
+            )
+            continue
+        try:
+            Decoding.model_validate({option: value})
+        except ValidationError as error:
+            problems.append(f"{where}: got {value!r}; {error.errors()[0]['msg'].lower()}")
     return problems
 
 

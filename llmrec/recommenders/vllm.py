@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec.decoding.free import Scored
 from llmrec.decoding.search import BeamResult
-from llmrec.decoding.vllm import prefix_cache_hit_rate, vllm_beam_search
+from llmrec.decoding.vllm import vllm_beam_search, vllm_free_search
+from llmrec.decoding.vllm_engine import prefix_cache_hit_rate
 from llmrec.recommenders.llm import LLMRecommender
 
 __all__ = ["VllmRecommender"]
@@ -22,7 +24,7 @@ class VllmRecommender(LLMRecommender):
     Parameters
     ----------
     model
-        What :func:`llmrec.decoding.vllm.start_engine` returned, for the same trie.
+        What :func:`llmrec.decoding.vllm_engine.start_engine` returned, for the same trie.
     lora_request
         The adapter to serve, as ``vllm.lora.request.LoRARequest``; ``None`` where it is merged.
     """
@@ -42,3 +44,6 @@ class VllmRecommender(LLMRecommender):
 
     def _beam_search(self, prompts: list[NDArray[np.int64]], k: int, **options: Any) -> BeamResult:
         return vllm_beam_search(self.model, self.trie, prompts, k, lora_request=self.lora_request, **options)
+
+    def _free_search(self, prompts: list[NDArray[np.int64]], width: int) -> list[list[Scored]]:
+        return vllm_free_search(self.model, prompts, width, lora_request=self.lora_request, **self._ends)
