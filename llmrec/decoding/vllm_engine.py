@@ -55,6 +55,9 @@ def start_engine(
     """
     compiled = CompiledTrie.load(trie, made_for)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    # An engine in a process of its own outlives a parent that is killed, and keeps its memory (vllm-project/vllm#55510); a
+    # job that is killed is to be able to start again.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     try:
         from vllm import LLM, EngineArgs
     except ImportError as error:
@@ -82,6 +85,7 @@ def start_engine(
         # Most requests are a single step; and the processors must see every token before the next.
         "async_scheduling": False,
         "disable_log_stats": False,
+        "use_tqdm_on_load": False,
         "additional_config": {TRIE_KEY: {"path": str(trie), "made_for": dict(made_for)}},
         **options,
     }
@@ -111,13 +115,14 @@ def prefix_cache_hit_rate(engine: Any) -> float | None:
 
 def generate(engine: Any, prompts: list[Any], params: list[Any], lora_request: Any) -> list[Any]:
     """Return the outputs of ``LLM.generate``; what may go wrong becomes a message that says what to do."""
+    import torch
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
         outputs: list[Any] = engine.generate(prompts, params, use_tqdm=False, lora_request=lora_request)
-    except EngineDeadError as error:
+    except (EngineDeadError, MemoryError, torch.OutOfMemoryError) as error:
         raise LlmrecError(
-            "The vLLM engine died; what it said stands above. Expected it to run on: where memory ran out, lower "
+            f"The vLLM engine died: {' '.join(str(error).split())} Expected it to run on: where memory ran out, lower "
             "max_num_seqs or gpu_memory_utilization in decoding.vllm, and the same command goes on from the last shard."
         ) from error
     except ValueError as error:
