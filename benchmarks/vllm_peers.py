@@ -5,7 +5,8 @@
 SmolLM2-135M in float32 on titles of MovieLens-100K, beam 10, the last 20 films in the prompt, nothing excluded. Sides, in one run:
 
 llmrec            ``vllm_beam_search``, normalised over the vocabulary and over the catalogue
-vLLM              ``LLM.beam_search`` with ``structured_outputs`` = choice of the titles, in an engine of the same settings
+vLLM              ``LLM.beam_search`` with ``structured_outputs`` = a grammar that is the choice of the titles, in an engine of the
+                  same settings
 transformers      ``generate`` with ``prefix_allowed_tokens_fn`` that looks prefixes up in a dictionary
 
 vLLM's side gets as many users as it finishes within ``--limit`` seconds, in batches of 4, at least one; if the first batch does
@@ -17,6 +18,7 @@ results/vllm_peers.json.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import tempfile
 import time
@@ -60,6 +62,12 @@ def llmrec_side(setting: Setting, trie: CompiledTrie, prompts: list[np.ndarray])
     return sides
 
 
+def grammar_of(titles: list[str]) -> str:
+    """Return the choice of the titles as a grammar, which is what vLLM makes of it for other requests than a beam search."""
+    quoted = " | ".join(json.dumps(title, ensure_ascii=False) for title in titles)
+    return f"root ::= {quoted}"
+
+
 def vllm_side(titles: list[str], prompts: list[list[int]], depth: int, limit: float, results: Any) -> None:
     """Run vLLM's own search, in a process of its own, so that it can be stopped."""
     from vllm import LLM
@@ -67,11 +75,11 @@ def vllm_side(titles: list[str], prompts: list[list[int]], depth: int, limit: fl
 
     engine = LLM(
         str(resolve_model("smollm2-135m")), enable_prefix_caching=True, gpu_memory_utilization=0.4,
-        max_logprobs=2 * WIDTH, **ENGINE,
+        max_logprobs=2 * WIDTH, structured_outputs_config={"backend": "xgrammar"}, **ENGINE,
     )  # fmt: skip
     params = BeamSearchParams(
         beam_width=WIDTH, max_tokens=depth + 1, length_penalty=0.0,
-        structured_outputs=StructuredOutputsParams(choice=titles),
+        structured_outputs=StructuredOutputsParams(grammar=grammar_of(titles)),
     )  # fmt: skip
     results.put("ready")
     began = time.perf_counter()
