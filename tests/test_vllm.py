@@ -273,7 +273,8 @@ class Versions:
 
     @staticmethod
     def params(node=None, hidden=(), normalisation="catalogue"):
-        asked = {"node": node, "hidden": list(hidden), "normalisation": normalisation}
+        packed = np.array(sorted(hidden), np.int32).tobytes()
+        asked = {"node": node, "hidden": packed, "normalisation": normalisation, "stop": VOCAB - 1}
         return vllm.SamplingParams(extra_args=None if node is None else {REQUEST_KEY: asked})
 
     def v2_add(self, slot, params, prompt, output=()):

@@ -155,5 +155,5 @@ class _TorchSearch(Search):
         else:
             first = self.fed.add(node, np.full(len(node), NOT_FED), None)
         # The next node of a chain is the next row.
-        self.fed.has_next[first : first + len(node) - 1] = inner[1:]
+        self.fed.next_node[first : first + len(node) - 1] = np.where(inner[1:], node[1:], NOT_FED)
         return first + np.flatnonzero(~inner)

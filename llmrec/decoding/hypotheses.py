@@ -47,7 +47,7 @@ class Fed:
     def __init__(self, trie: CompiledTrie, normalisation: str) -> None:
         self.trie, self.normalisation = trie, normalisation
         self.slot = np.empty(0, np.int64)
-        self.has_next = np.empty(0, bool)  # whether the next row holds this one's only child
+        self.next_node = np.empty(0, np.int64)  # the child that the next row holds, NOT_FED if none
         self.start = np.zeros(1, np.int64)  # children of row i are start[i]:start[i + 1]
         self.logp = np.empty(0)
         self.nodes = np.empty(0, np.int64)
@@ -71,7 +71,7 @@ class Fed:
         """Append rows whose children are scored, flat with offsets; return the number of the first."""
         first = len(self.slot)
         self.slot = np.concatenate([self.slot, slots])
-        self.has_next = np.concatenate([self.has_next, np.zeros(len(slots), bool)])
+        self.next_node = np.concatenate([self.next_node, np.full(len(slots), NOT_FED)])
         self.start = np.concatenate([self.start, self.start[-1] + offsets[1:]])
         self.logp = np.concatenate([self.logp, logp])
         self.nodes = np.concatenate([self.nodes, nodes])

@@ -148,7 +148,7 @@ class Search(ABC):
             score=open_.score[row] + logp,
             node=nodes,
             done=self.trie.is_leaf(nodes),
-            fed=np.where(self.fed.has_next[parent], parent + 1, NOT_FED),
+            fed=np.where(self.fed.next_node[parent] == nodes, parent + 1, NOT_FED),
             parent=parent,
         )
         if self.trie.shares_leaves:

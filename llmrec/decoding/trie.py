@@ -119,6 +119,19 @@ class CompiledTrie(Walkable):
             borders.append(int(self._bounds(borders[-1])) + 1)
         return np.asarray(borders)
 
+    @cached_property
+    def decided(self) -> NDArray[np.bool_]:
+        """Whether all of a node's descendants have one child at most, so that its identifier is decided [M]."""
+        decided = np.ones(self.n_nodes, dtype=bool)
+        for level in range(self.depth - 1, -1, -1):
+            nodes = np.arange(self.levels[level], self.levels[level + 1])
+            starts, stops = self._edge_range(nodes)
+            # Edge e leads to node e + 1.
+            decided[nodes] = (stops - starts == 0) | (
+                (stops - starts == 1) & decided[starts + 1 - (starts == stops)]
+            )
+        return decided
+
     @property
     def depth(self) -> int:
         """Length of the longest sequence."""

@@ -9,7 +9,8 @@ Shapes: B users, W prefixes per user, n prefixes, K items wanted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from llmrec.decoding.hypotheses import NOT_FED
 from llmrec.decoding.search import BeamResult, Search, views_of
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.decoding.view import TrieView, is_in
-from llmrec.decoding.vllm_engine import children_asked, generate
+from llmrec.decoding.vllm_engine import children_asked, generate, walk_is_over
 
 __all__ = ["vllm_beam_search", "vllm_free_search"]
 
@@ -66,7 +67,7 @@ def vllm_free_search(
 
     from llmrec.decoding.vllm_processors import REQUEST_KEY
 
-    asked = {REQUEST_KEY: {"node": -1, "hidden": [], "normalisation": "vocab"}}
+    asked = {REQUEST_KEY: {"node": -1, "hidden": b"", "normalisation": "vocab"}}
     ids = [np.asarray(p).tolist() for p in prompts]
 
     def best_tokens(texts: list[tuple[int, Text]], n: int) -> list[dict[int, float]]:
@@ -78,6 +79,11 @@ def vllm_free_search(
         return [{t: entry.logprob for t, entry in o.outputs[0].logprobs[0].items()} for o in outputs]
 
     return beam_of_texts(best_tokens, len(ids), width, end_token_id=end_token_id, max_tokens=max_tokens)
+
+
+_Row = tuple[
+    NDArray[np.int64], NDArray[np.float64]
+]  # children of a node that were told, and their log-probabilities
 
 
 class _VllmSearch(Search):
@@ -93,110 +99,117 @@ class _VllmSearch(Search):
         lora_request: Any,
     ) -> None:
         super().__init__(views, k, width, normalisation)
-        self.engine, self.all_children, self.lora_request = engine, all_children, lora_request
+        self.engine, self.lora_request = engine, lora_request
         self.prompts = [np.asarray(p).tolist() for p in prompts]
+        self.asked = _asked_at(self.trie, k, width, all_children)
+        self.packed_hidden = [view.hidden.astype(np.int32).tobytes() for view in views]
+        unused = np.setdiff1d(np.arange(engine.model_config.get_vocab_size()), self.trie.alphabet)
+        self.stop = unused[:1].tolist()  # generated where a walk ends, so that its request does
 
     def _feed(self) -> None:
-        live, trie = self.live, self.trie
+        """Ask for what may follow each prefix, and on along its best continuation, which is likely to be wanted next.
+
+        A further token of a request costs one token; a request of its own costs the prompt's end again, up to a block of
+        the prefix cache.
+        """
+        live = self.live
         need = np.flatnonzero(~live.done & (live.fed == NOT_FED))
         if not len(need):
             return
-        requests: list[tuple[int, list[int]]] = []  # user, and the nodes after which a token is generated
-        chains: list[list[int]] = []  # nodes that get a row each, per prefix
-        for user, node in zip(live.user[need].tolist(), live.node[need].tolist(), strict=True):
-            chain = [node]
-            while trie.n_children(np.array([chain[-1]]))[0] == 1:
-                following = int(trie.edges(np.array([chain[-1]])).nodes[0])
-                if trie.is_leaf(np.array([following]))[0]:
-                    break
-                chain.append(following)
-            chains.append(chain)
-            if self.fed.normalisation == "vocab":
-                requests.append((user, chain))
-            elif trie.n_children(np.array([chain[-1]]))[0] > 1:
-                requests.append((user, chain[-1:]))  # what is certain is part of the prompt
-        answers = iter(self._generate(requests))
-        children: list[NDArray[np.int64]] = []  # of each row
-        logp: list[NDArray[np.float64]] = []
-        heads, going_on = [], []
-        for at, chain in zip(need.tolist(), chains, strict=True):
-            nodes = [trie.edges(np.array([n])).nodes for n in chain]
-            there_are = len(nodes[-1])
-            scores = [np.zeros(len(c)) for c in nodes]
-            if self.fed.normalisation == "vocab":
-                nodes, scores = self._read(chain, next(answers))
-            elif len(nodes[-1]) > 1:
-                nodes[-1:], scores[-1:] = self._read(chain[-1:], next(answers))
-            user = int(live.user[at])
-            if len(nodes[-1]) < there_are - len(self._hidden_below(user, chain[-1])):
-                bound = live.score[at] + sum(float(p[0]) for p in scores[:-1]) + float(scores[-1].min())
-                self.unseen[user] = max(self.unseen[user], bound)
-            heads.append(len(children))
-            going_on += [True] * (len(chain) - 1) + [False]
-            children += nodes
-            logp += scores
-        offsets = np.concatenate([[0], np.cumsum([len(c) for c in children])])
-        unfed = np.full(len(children), NOT_FED)
-        first = self.fed.append(unfed, offsets, np.concatenate(children), np.concatenate(logp))
-        self.fed.has_next[first:] = going_on
+        users, certain = live.user[need].tolist(), [self._certain(n) for n in live.node[need].tolist()]
+        # What is certain is part of the prompt, and an identifier whose rest is certain needs no request.
+        asking = [at for at, chain in enumerate(certain) if not self._is_over(chain[-1])]
+        answers = dict(zip(asking, self._ask([(users[at], certain[at][-1]) for at in asking]), strict=True))
+        rows: list[_Row] = []
+        next_node: list[int] = []
+        heads = []
+        for at, (user, chain) in enumerate(zip(users, certain, strict=True)):
+            heads.append(len(rows))
+            nodes = chain[:-1] if at in answers else chain
+            rows += [(self.trie.edges(np.array([node])).nodes, np.zeros(1)) for node in nodes]
+            if at in answers:
+                told = self._read(user, chain[-1], float(live.score[need[at]]), answers[at])
+                nodes = nodes + [node for node, _ in told]
+                rows += [row for _, row in told]
+            next_node += [*nodes[1:], NOT_FED]
+        offsets = np.concatenate([[0], np.cumsum([len(children) for children, _ in rows])])
+        children, scores = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+        first = self.fed.append(np.full(len(rows), NOT_FED), offsets, children, scores)
+        self.fed.next_node[first:] = next_node
         live.fed[need] = first + np.array(heads)
 
-    def _generate(self, requests: list[tuple[int, list[int]]]) -> list[Any]:
-        """Return vLLM's log-probabilities of each request: a mapping from tokens for each token generated."""
-        if not requests:
+    def _certain(self, node: int) -> list[int]:
+        """Return a node and what must follow it without a score, down to a choice or to the last before a leaf."""
+        chain = [node]
+        while self.fed.normalisation == "catalogue":
+            children = self.trie.edges(np.array(chain[-1:])).nodes
+            if len(children) != 1 or self.trie.is_leaf(children)[0]:
+                break
+            chain.append(int(children[0]))
+        return chain
+
+    def _ask(self, starts: list[tuple[int, int]]) -> list[Any]:
+        """Return the engine's outputs for walks that begin at a node, for a user each."""
+        if not starts:
             return []
         from vllm import SamplingParams
 
         from llmrec.decoding.vllm_processors import REQUEST_KEY
 
         prompts, params = [], []
-        for user, chain in requests:
-            path = self._tokens_from_root(chain[0])
+        for user, node in starts:
+            path = self._tokens_from_root(node)
             prompts.append({"prompt_token_ids": [*self.prompts[user], *path]})
+            walk = {
+                "node": node,
+                "hidden": self.packed_hidden[user],
+                "normalisation": self.fed.normalisation,
+                "stop": self.stop[0] if self.stop else 0,
+            }
             params.append(
                 SamplingParams(
-                    max_tokens=len(chain),
+                    max_tokens=self.trie.depth - len(path),
                     temperature=0.0,
-                    logprobs=self._asked(chain[-1]),
+                    logprobs=int(self.asked[node]),
+                    flat_logprobs=True,
+                    stop_token_ids=self.stop,
                     ignore_eos=True,
                     detokenize=False,
-                    extra_args={
-                        REQUEST_KEY: {
-                            "node": chain[0],
-                            "hidden": self._hidden_below(user, chain[-1]).tolist(),
-                            "normalisation": self.fed.normalisation,
-                        }
-                    },
+                    extra_args={REQUEST_KEY: walk},
                 )
             )
-            self.fed_tokens += len(path) + len(chain) - 1
+            self.fed_tokens += len(path)
         self.forward_passes += 1
-        outputs = generate(self.engine, prompts, params, self.lora_request)
-        return [o.outputs[0].logprobs for o in outputs]
+        outputs = [o.outputs[0] for o in generate(self.engine, prompts, params, self.lora_request)]
+        self.fed_tokens += sum(len(output.token_ids) - 1 for output in outputs)
+        return outputs
 
-    def _asked(self, node: int) -> int:
-        nodes = np.array([node])
-        return int(children_asked(self.trie, nodes, self.k, self.width, self.all_children)[0])
+    def _read(self, user: int, node: int, score: float, output: Any) -> list[tuple[int, _Row]]:
+        """Return the nodes that a walk passed, with what it told of their children."""
+        told, found = output.logprobs, list[tuple[int, _Row]]()
+        for start, end, best in zip(told.start_indices, told.end_indices, output.token_ids, strict=True):
+            # The best token comes twice: as the one that was generated, and among the best.
+            tokens, place = np.unique(np.array(told.token_ids[start:end]), return_index=True)
+            values = np.minimum(np.array(told.logprobs[start:end])[place], 0.0)
+            children = self.trie.try_advance(np.full(len(tokens), node), tokens)
+            shown = (children >= 0) & np.isfinite(values)
+            row = children[shown], values[shown]
+            there_are = self.trie.edges(np.array([node])).nodes
+            allowed = len(there_are) - int(is_in(self.views[user].hidden, there_are).sum())
+            if len(row[0]) < min(allowed, self.asked[node]):
+                break  # further on more may be wanted than where the walk began
+            if len(row[0]) < allowed:
+                self.unseen[user] = max(self.unseen[user], score + float(row[1].min()))
+            found.append((node, row))
+            chosen = tokens == best
+            score += float(values[chosen][0])
+            node = int(children[chosen][0])
+            if self._is_over(node):
+                break
+        return found
 
-    def _hidden_below(self, user: int, node: int) -> NDArray[np.int64]:
-        """Return the children of a node that are hidden from a user."""
-        nodes = self.trie.edges(np.array([node])).nodes
-        hidden: NDArray[np.int64] = nodes[is_in(self.views[user].hidden, nodes)]
-        return hidden
-
-    def _read(
-        self, chain: list[int], answer: Sequence[Mapping[int, Any]]
-    ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float64]]]:
-        """Return the nodes and log-probabilities of what may follow each node of a chain."""
-        children, logp = [], []
-        for node, step in zip(chain, answer, strict=True):
-            tokens = np.fromiter(step.keys(), np.int64, len(step))
-            values = np.array([entry.logprob for entry in step.values()], dtype=np.float64)
-            nodes = self.trie.try_advance(np.full(len(tokens), node), tokens)
-            kept = (nodes >= 0) & np.isfinite(values)
-            children.append(nodes[kept])
-            logp.append(np.minimum(values[kept], 0.0))
-        return children, logp
+    def _is_over(self, node: int) -> bool:
+        return bool(walk_is_over(self.trie, np.array([node]), self.fed.normalisation)[0])
 
     def _tokens_from_root(self, node: int) -> list[int]:
         path: list[int] = []
@@ -204,3 +217,9 @@ class _VllmSearch(Search):
             path.append(int(self.trie.tokens_to(np.array([node]))[0]))
             node = int(self.trie.parent(np.array([node]))[0])
         return path[::-1]
+
+
+@lru_cache(maxsize=4)
+def _asked_at(trie: CompiledTrie, k: int, width: int, all_children: bool) -> NDArray[np.int64]:
+    """Return how many of the best children each node is asked for [M]."""
+    return children_asked(trie, np.arange(trie.n_nodes), k, width, all_children)

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.errors import ConfigError, LlmrecError
 
-__all__ = ["children_asked", "generate", "prefix_cache_hit_rate", "start_engine", "stop_engine"]
+__all__ = [
+    "children_asked",
+    "generate",
+    "prefix_cache_hit_rate",
+    "start_engine",
+    "stop_engine",
+    "walk_is_over",
+]
 
 
 def start_engine(
@@ -128,6 +135,11 @@ def generate(engine: Any, prompts: list[Any], params: list[Any], lora_request: A
     except ValueError as error:
         raise LlmrecError(f"vLLM refused a request: {error} Set what it names in decoding.vllm.") from error
     return outputs
+
+
+def walk_is_over(trie: CompiledTrie, nodes: NDArray[np.integer], normalisation: str) -> NDArray[np.bool_]:
+    """Say below which nodes nothing is left to be scored [n]: leaves, and over the catalogue what has one end only."""
+    return trie.decided[nodes] if normalisation == "catalogue" else trie.is_leaf(nodes)
 
 
 def children_asked(

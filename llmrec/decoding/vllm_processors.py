@@ -23,6 +23,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 from llmrec.decoding.scores import NORMALISATIONS, child_log_probs
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.decoding.view import is_in
+from llmrec.decoding.vllm_engine import walk_is_over
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["REQUEST_KEY", "TRIE_KEY", "TrieProcessorV1", "TrieProcessorV2", "Walk", "constrain"]
 
 REQUEST_KEY = "llmrec"
-"""In ``extra_args``: ``{"node": where the request begins, "hidden": nodes not to enter, "normalisation": ...}``; node -1 is
-for free generation."""
+"""In ``extra_args``: ``{"node": where the request begins, "hidden": nodes not to enter as int32 bytes, ascending,
+"normalisation": ..., "stop": token for a walk that is over}``; node -1 is for free generation."""
 TRIE_KEY = "llmrec_trie"
 """In the engine's ``additional_config``: path of the trie file."""
 
@@ -47,6 +48,7 @@ class Walk:
     node: int
     hidden: NDArray[np.int64]  # nodes, ascending
     normalisation: str
+    stop: int = 0  # token for a walk that is over
     walked: int = 0  # tokens followed
 
     @classmethod
@@ -55,14 +57,20 @@ class Walk:
         asked = (params.extra_args or {}).get(REQUEST_KEY)
         if asked is None:
             return None
-        return cls(
-            trie, int(asked["node"]), np.asarray(asked["hidden"], dtype=np.int64), asked["normalisation"]
-        )
+        hidden = np.frombuffer(asked["hidden"], np.int32).astype(np.int64)
+        return cls(trie, int(asked["node"]), hidden, asked["normalisation"], int(asked.get("stop", 0)))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to be scored."""
+        return self.node >= 0 and bool(walk_is_over(self.trie, np.array([self.node]), self.normalisation)[0])
 
     def follow(self, new: Sequence[int]) -> None:
         """Follow what has been generated since the last call."""
         if len(new) and self.node >= 0:
             for token in new:
+                if self.is_over:
+                    break
                 self.node = int(self.trie.advance(np.array([self.node]), np.array([token]))[0])
             self.walked += len(new)
 
@@ -85,7 +93,7 @@ def check_request(params: SamplingParams) -> None:
 def constrain(logits: torch.Tensor, rows: Sequence[int], walks: Sequence[Walk]) -> torch.Tensor:
     """Replace rows of logits [R, V], in place, by the log-probabilities of what the trie allows, -inf elsewhere.
 
-    ``rows`` are those of ``walks`` [n]. A walk that has ended keeps a single token, any, at 0: its request is about to stop.
+    ``rows`` are those of ``walks`` [n]. A walk that is over keeps a single token, ``stop``, at 0.
     """
     if not len(rows):
         return logits
@@ -94,8 +102,15 @@ def constrain(logits: torch.Tensor, rows: Sequence[int], walks: Sequence[Walk]) 
     if free:
         at = torch.as_tensor(free, device=logits.device)
         logits[at] = logits[at].float().log_softmax(-1).to(logits.dtype)
+    over = [walk.is_over for walk in walks]
+    for at_row, walk, is_over in zip(rows, walks, over, strict=True):
+        if is_over:
+            logits[at_row] = -torch.inf
+            logits[at_row, walk.stop] = 0.0
     for normalisation in NORMALISATIONS:
-        chosen = [i for i, w in enumerate(walks) if w.normalisation == normalisation and w.node >= 0]
+        chosen = [
+            i for i, w in enumerate(walks) if w.normalisation == normalisation and w.node >= 0 and not over[i]
+        ]
         if not chosen:
             continue
         row = torch.as_tensor([rows[i] for i in chosen], device=logits.device)
@@ -112,8 +127,6 @@ def constrain(logits: torch.Tensor, rows: Sequence[int], walks: Sequence[Walk]) 
         logits.index_fill_(0, row, -torch.inf)
         tokens = torch.as_tensor(edges.tokens.astype(np.int64), device=logits.device)
         logits[row[torch.as_tensor(which, device=logits.device)], tokens] = scores.to(logits.dtype)
-        ended = row[torch.as_tensor(np.diff(edges.offsets) == 0, device=logits.device)]
-        logits[ended, 0] = 0.0
     return logits
 
 
