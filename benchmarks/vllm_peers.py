@@ -9,8 +9,8 @@ vLLM              ``LLM.beam_search`` with ``structured_outputs`` = a grammar th
                   same settings
 transformers      ``generate`` with ``prefix_allowed_tokens_fn`` that looks prefixes up in a dictionary
 
-vLLM's side gets as many users as it finishes within ``--limit`` seconds, in batches of 4, at least one; if the first batch does
-not finish in that time it says so. Every list is checked: how many of its places hold an item, and which share of the exact
+Every side gets all users at once, transformers one at a time and a quarter of them. If vLLM's does not finish within ``--limit``
+seconds it is stopped, and the results say so. Every list is checked: how many of its places hold an item, and which share of the exact
 top 10 is in it (``until_certified`` under the vocabulary's normalisation, which all three rank by). Kept in
 results/vllm_peers.json.
 """
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def grammar_of(titles: list[str]) -> str:
     return f"root ::= {quoted}"
 
 
-def vllm_side(titles: list[str], prompts: list[list[int]], depth: int, limit: float, results: Any) -> None:
+def vllm_side(titles: list[str], prompts: list[list[int]], depth: int, results: Any) -> None:
     """Run vLLM's own search, in a process of its own, so that it can be stopped."""
     from vllm import LLM
     from vllm.sampling_params import BeamSearchParams, StructuredOutputsParams
@@ -83,17 +84,12 @@ def vllm_side(titles: list[str], prompts: list[list[int]], depth: int, limit: fl
     )  # fmt: skip
     results.put("ready")
     began = time.perf_counter()
-    for start in range(0, len(prompts), 4):
-        batch = [{"prompt_token_ids": p} for p in prompts[start : start + 4]]
-        found = engine.beam_search(batch, params)
-        written = [
-            [tuple(b.tokens[len(p["prompt_token_ids"]) :]) for b in out.sequences]
-            for p, out in zip(batch, found, strict=True)
-        ]
-        results.put((time.perf_counter() - began, written))
-        if time.perf_counter() - began > limit:
-            break
-    results.put(None)
+    batch = [{"prompt_token_ids": p} for p in prompts]
+    found = engine.beam_search(batch, params)
+    seconds = time.perf_counter() - began
+    results.put(
+        (seconds, [[b.tokens[len(p) :] for b in o.sequences] for p, o in zip(prompts, found, strict=True)])
+    )
 
 
 def transformers_side(
@@ -148,20 +144,20 @@ def run(setting: Setting, n_titles: int, users: int, limit: float) -> dict[str, 
     texts = [setting.tokenizer.decode(list(t)) for t in ids]
     item_of_text = {text: item for item, text in enumerate(texts)}
     queue: Any = multiprocessing.get_context("spawn").Queue()
-    arguments = (texts, [p.tolist() for p in prompts], trie.depth, limit, queue)
+    arguments = (texts, [p.tolist() for p in prompts], trie.depth, queue)
     process = multiprocessing.get_context("spawn").Process(target=vllm_side, args=arguments)
     process.start()
     assert queue.get(timeout=600) == "ready"
     seconds, items = 0.0, []
     try:
-        while (said := queue.get(timeout=limit)) is not None:
-            seconds, written = said
-            for texts_of_user in written:
-                decoded = [setting.tokenizer.decode(list(t), skip_special_tokens=True) for t in texts_of_user]
-                items.append([item_of_text.get(text, -1) for text in decoded])
-    except Exception:  # queue.Empty, which the context's queue does not export
-        print(f"vLLM did not finish a batch of 4 users in {limit:.0f} s", flush=True)
+        seconds, written = queue.get(timeout=limit)
+    except Empty:
+        print(f"vLLM did not finish {users} users in {limit:.0f} s", flush=True)
         process.kill()
+    else:
+        for tokens in written:
+            decoded = [setting.tokenizer.decode(t, skip_special_tokens=True) for t in tokens]
+            items.append([item_of_text.get(text, -1) for text in decoded])
     process.join()
     sides["vLLM"] = {"users/s": len(items) / seconds if seconds else None, "items": items}
 

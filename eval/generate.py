@@ -3,7 +3,7 @@
     python eval/generate.py eval/demo.yaml --backend vllm
     python eval/generate.py shop.yaml --backend vllm --histories log.csv --output runs/shop-nightly
 
-The same as ``llmrec recommend``. Killed at any point, the same command goes on behind the last whole shard.
+The same as ``llmrec recommend``. Killed at any point, the same command goes on with the shards that are not there yet.
 """
 
 from __future__ import annotations
