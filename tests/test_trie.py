@@ -187,3 +187,12 @@ def test_damaged_files_are_refused(saved, tmp_path):
             CompiledTrie.load(tmp_path / name, MADE_FOR)
     with pytest.raises(TrieError, match="cannot be read"):
         CompiledTrie.load(tmp_path / "absent", MADE_FOR)
+
+
+@given(sequences | wide)
+def test_a_node_is_decided_where_one_identifier_is_left(seqs):
+    trie = CompiledTrie.from_sequences(seqs)
+    table = trie.sequences()
+    for node in range(trie.n_nodes):
+        below = {tuple(table[item]) for item in trie.items(node)}
+        assert trie.decided[node] == (len(below) == 1)

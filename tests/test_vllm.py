@@ -355,6 +355,33 @@ def test_both_versions_give_the_definition_through_moves_and_reuse(trie, tmp_pat
     )
 
 
+@pytest.mark.parametrize("normalisation", ["catalogue", "vocab"])
+def test_a_walk_that_is_over_is_told_to_stop(trie, tmp_path, normalisation):
+    """Over the vocabulary at its leaf; over the catalogue where one identifier is left."""
+    drive, stop = Versions(trie, tmp_path), VOCAB - 1
+    sequence = trie.sequence(int(np.argmax((trie.sequences() >= 0).sum(axis=1))))
+    nodes = [int(trie.walk(sequence[:n])) for n in range(len(sequence) + 1)]
+    params = drive.params(0, normalisation=normalisation)
+    output: list[int] = []
+    drive.v1.update_state(BatchUpdate(1, removed=[], added=[(0, params, [5], output)], moved=[]))
+    drive.v2_add(0, params, [5])
+    for done, node in enumerate(nodes):
+        logits = torch.randn(1, VOCAB)
+        got = drive.v1.apply(logits.clone())
+        assert torch.equal(drive.v2_apply(logits, [0], [1 + done]), got)
+        over = trie.decided[node] if normalisation == "catalogue" else node == nodes[-1]
+        if over:
+            assert torch.isfinite(got[0]).nonzero().flatten().tolist() == [stop]
+            token = stop
+        else:
+            assert torch.allclose(
+                got[0], expected(trie, logits[0], node, normalisation=normalisation), atol=1e-6
+            )
+            token = sequence[done]
+        output.append(token)
+        drive.tokens[0, 1 + done] = token
+
+
 def test_a_request_that_makes_no_sense_is_refused(trie):
     for version in (TrieProcessorV1, TrieProcessorV2):
         version.validate_params(Versions.params())
