@@ -1,6 +1,6 @@
 """Users a second of our beam loop in vLLM, beside vLLM's own constrained beam search and the way of transformers.
 
-    python benchmarks/vllm_peers.py [--titles 100 1682] [--users 32] [--limit 900]
+    python benchmarks/vllm_peers.py [--titles 1682] [--users 32] [--limit 900]
 
 SmolLM2-135M in float32 on titles of MovieLens-100K, beam 10, the last 20 films in the prompt, nothing excluded. Sides, in one run:
 
@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--titles", type=int, nargs="+", default=[100, 1682])
+    parser.add_argument("--titles", type=int, nargs="+", default=[1682])
     parser.add_argument("--users", type=int, default=32)
     parser.add_argument("--limit", type=float, default=900, help="seconds for vLLM's side")
     arguments = parser.parse_args()
