@@ -14,7 +14,7 @@ from pipeline_cases import llmrec
 
 from llmrec.config_file import load_config
 from llmrec.errors import ConfigError
-from llmrec.pipeline.replicas import _needs
+from llmrec.pipeline.replicas import _needs, _Replica
 from llmrec.pipeline.worker import Worker
 
 
@@ -166,7 +166,11 @@ def test_replicas_get_what_the_cluster_has(trained):
 
 
 def test_a_mistake_inside_a_replica_is_told_once(trained, log, tmp_path, capsys):
-    """The adapter vanishes between the checks of the driver and the start of the replicas, as on a disk not shared."""
     job = ("recommend", trained, "--histories", log, "--output", tmp_path / "out", "--replicas", 1)
     (tmp_path / "run" / "adapter" / "adapter_config.json").write_text("{}")
     assert "does not fit" in llmrec(*job, code=2, capsys=capsys).err
+
+
+def test_a_replica_that_sees_no_run_says_that_disks_are_not_shared(trained, tmp_path):
+    replica = _Replica(load_config(trained, ["output=elsewhere"]), 3, str(tmp_path))
+    assert "file system that all machines" in replica({"position": [0], "shard": [b""]})["error"][0]

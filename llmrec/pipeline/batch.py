@@ -88,7 +88,7 @@ def recommend_file(
             "histories": cache.sha256(histories_path),
         }
         shards = shards_of(output, key, histories, unknown, shard_users)
-        pace = _Pace()
+        pace, began = _Pace(), time.monotonic()
         noted = {shard.path: there for shard in shards if (there := shard.noted()) is not None}
         missing = [shard for shard in shards if shard.path not in noted]
         with bar("Users", pace.words) as progress:
@@ -110,7 +110,7 @@ def recommend_file(
             output / "summary.json", {"histories": len(histories), "rejects": len(rejects), "k": k, **totals}
         )
     rejected = f"{len(rejects):,} users without one{', see rejects.jsonl' if rejects else ''}"
-    say(f"Lists for {totals['users']:,} users in {output}, {clock(pace.seconds)}; {rejected}.")
+    say(f"Lists for {totals['users']:,} users in {output}, {clock(time.monotonic() - began)}; {rejected}.")
 
 
 def _made(
@@ -139,22 +139,24 @@ class _Pace:
     """How fast the shards of this process and its replicas are made."""
 
     def __init__(self) -> None:
-        self.started = time.monotonic()
+        self.started: float | None = None  # of the first shard: loading a model is no pace
         self.users = self.tokens = 0.0
         self.hit_rate: float | None = None
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.started
+        return 0.0 if self.started is None else time.monotonic() - self.started
 
     def add(self, noted: dict[str, Any]) -> None:
         counts = noted["counts"]
+        if self.started is None:
+            self.started = time.monotonic() - counts["seconds"]
         self.users += counts["users"]
         self.tokens += counts["prompt_tokens"] + counts["beam_tokens"]
         self.hit_rate = noted["prefix_cache_hit_rate"]
 
     def words(self) -> str:
-        if not self.users:
+        if not self.seconds:
             return ""
         hits = (
             "" if self.hit_rate is None else f", {self.hit_rate:.0%} of prompt tokens from the prefix cache"

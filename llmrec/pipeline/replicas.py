@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from llmrec.config import RunConfig
@@ -66,7 +68,7 @@ def in_replicas(
         )
         made = waiting.map_batches(
             _Replica,
-            fn_constructor_args=(config, k),
+            fn_constructor_args=(config, k, os.getcwd()),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
                 size=min(replicas, len(shards)), max_tasks_in_flight_per_actor=1
@@ -76,7 +78,10 @@ def in_replicas(
         for row in made.iter_rows():
             if row["error"]:
                 raise LlmrecError(row["error"])
-            yield shards[row["position"]], pickle.loads(row["noted"])
+            shard = shards[row["position"]]
+            if not shard.path.is_file():
+                raise LlmrecError(_not_shared(str(shard.path), "this machine"))
+            yield shard, pickle.loads(row["noted"])
     finally:
         if ours:
             ray.shutdown()
@@ -85,10 +90,16 @@ def in_replicas(
 class _Replica:
     """What an actor holds."""
 
-    def __init__(self, config: RunConfig, k: int) -> None:
+    def __init__(self, config: RunConfig, k: int, folder: str) -> None:
         # An exception here would make Ray start the actor again and again; it is told with the first shard.
         self.error: str | None = None
         try:
+            # Paths of a config may be relative to where the command was given.
+            if not (Path(folder) / config.output / "adapter").is_dir():
+                raise LlmrecError(
+                    _not_shared(str(config.output / "adapter"), f"the machine {platform.node()}")
+                )
+            os.chdir(folder)
             split, catalog = prepare(config)
             parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
             self.worker = Worker(config, catalog, parts, k)
@@ -123,6 +134,13 @@ def _needs(config: RunConfig, cluster: dict[str, float], replicas: int) -> dict[
             f"Got --replicas {replicas} for a cluster of {cores} cores without a GPU. Expected at most one for each."
         )
     return {"num_cpus": cores // replicas}
+
+
+def _not_shared(path: str, where: str) -> str:
+    return (
+        f"{path!r} is not there on {where}. Expected the run's folder and the job's on a file system that all machines of "
+        "the cluster share: move them to one, and give the command from a folder on it."
+    )
 
 
 def _words(needs: dict[str, float]) -> str:
