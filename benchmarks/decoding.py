@@ -28,6 +28,8 @@ from common import save, timed
 from decoding_cases import brute_force, generate
 
 from llmrec.data.datasets import load_dataset
+from llmrec.data.interactions import Interactions
+from llmrec.data.sources import read_catalog, read_interactions
 from llmrec.data.split import leave_one_out
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
@@ -42,11 +44,34 @@ BEAMS, K = 20, 10
 
 
 class Setting:
-    """Model, catalogue and prompts."""
+    """Model, catalogue and prompts.
 
-    def __init__(self) -> None:
-        interactions, self.catalog = load_dataset("ml-100k", notify=print)
-        self.split = leave_one_out(interactions, self.catalog, dataset="ml-100k")
+    Parameters
+    ----------
+    data
+        Folder with interactions.parquet (user_id, item_id, timestamp) and items.parquet (item_id, title); ml-100k if left
+        out.
+    template
+        Of the prompts.
+    """
+
+    def __init__(self, data: Path | None = None, template: str = "films") -> None:
+        if data is None:
+            interactions, self.catalog = load_dataset("ml-100k", notify=print)
+        else:
+            names = {n: n for n in ("user_id", "item_id", "timestamp", "title")}
+            self.catalog = read_catalog(data / "items.parquet", names)
+            frame = read_interactions(data / "interactions.parquet", names).frame
+            interactions = Interactions.from_frame(
+                frame.filter(frame["item_id"].is_in(self.catalog.item_ids))
+            )
+        self.split = leave_one_out(
+            interactions,
+            self.catalog,
+            dataset="ml-100k" if data is None else data.name,
+            short_histories="train",
+        )
+        self.template = template
         self.tokenizer, self.model = load_tokenizer("smollm2-135m"), load_model("smollm2-135m").eval()
         identifiers = title_identifiers(self.catalog, self.tokenizer)
         self.ids, self.end = identifiers.token_ids, identifiers.end_token_id
@@ -55,7 +80,12 @@ class Setting:
     def users(self, n: int, max_events: int, shortest: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return prompts of at least ``shortest`` tokens and seen items of n random users."""
         verbalizer = Verbalizer(
-            load_template("films"), self.tokenizer, self.catalog, self.ids, time="date", max_events=max_events
+            load_template(self.template),
+            self.tokenizer,
+            self.catalog,
+            self.ids,
+            time="date",
+            max_events=max_events,
         )
         prompts, seen = [], []
         for user in np.random.default_rng(0).permutation(len(self.split.test.histories)):

@@ -1,8 +1,10 @@
 """Users a second of our beam loop in vLLM, beside vLLM's own constrained beam search and the way of transformers.
 
-    python benchmarks/vllm_peers.py [--titles 1682] [--users 32] [--limit 900]
+    python benchmarks/vllm_peers.py [--users 32] [--limit 900]
+    python benchmarks/vllm_peers.py --data FOLDER/amazon-beauty --template products --users 4
 
-SmolLM2-135M in float32 on titles of MovieLens-100K, beam 10, the last 20 films in the prompt, nothing excluded. Sides, in one run:
+SmolLM2-135M in float32 on the titles of MovieLens-100K or of a data set of your own, beam 10, the last 20 items in the prompt,
+nothing excluded. Sides, in one run:
 
 llmrec            ``vllm_beam_search``, normalised over the vocabulary and over the catalogue
 vLLM              ``LLM.beam_search`` with ``structured_outputs`` = a grammar that is the choice of the titles, in an engine of the
@@ -12,7 +14,7 @@ transformers      ``generate`` with ``prefix_allowed_tokens_fn`` that looks pref
 Every side gets all users at once, transformers one at a time and a quarter of them. If vLLM's does not finish within ``--limit``
 seconds it is stopped, and the results say so. Every list is checked: how many of its places hold an item, and which share of the exact
 top 10 is in it (``until_certified`` under the vocabulary's normalisation, which all three rank by). Kept in
-results/vllm_peers.json.
+results/vllm_peers_NAME.json.
 """
 
 from __future__ import annotations
@@ -131,10 +133,9 @@ def item_of(trie: CompiledTrie, tokens: list[int], end: int) -> int:
     return int(trie.items(int(node[0]))[0])
 
 
-def run(setting: Setting, n_titles: int, users: int, limit: float) -> dict[str, Any]:
-    """Compare all sides over a catalogue of the first titles."""
-    ids = setting.ids[:n_titles]
-    trie = CompiledTrie.from_sequences(ids)
+def run(setting: Setting, users: int, limit: float) -> dict[str, Any]:
+    """Compare all sides."""
+    ids, trie = setting.ids, setting.trie
     prompts, _ = setting.users(users, EVENTS)
     exact = beam_search(setting.model, trie, prompts, K, width=WIDTH, until_certified=True).items
     sides = llmrec_side(setting, trie, prompts)
@@ -173,7 +174,7 @@ def run(setting: Setting, n_titles: int, users: int, limit: float) -> dict[str, 
         )
         if side["users/s"]:
             side["llmrec (vocab) is faster by"] = ours / side["users/s"]
-        print(n_titles, name, side, flush=True)
+        print(name, side, flush=True)
     return sides
 
 
@@ -182,13 +183,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--titles", type=int, nargs="+", default=[1682])
+    parser.add_argument("--data", type=Path, help="folder with interactions.parquet and items.parquet")
+    parser.add_argument("--template", default="films", help="of the prompts")
     parser.add_argument("--users", type=int, default=32)
     parser.add_argument("--limit", type=float, default=900, help="seconds for vLLM's side")
     arguments = parser.parse_args()
-    setting = Setting()
-    results = {f"{n} titles": run(setting, n, arguments.users, arguments.limit) for n in arguments.titles}
-    save("vllm_peers", {"beam_width": WIDTH, "users": arguments.users, **results})
+    setting = Setting(arguments.data, arguments.template)
+    name = arguments.data.name if arguments.data else "ml-100k"
+    about = {
+        "titles": len(setting.catalog),
+        "tokens_of_a_title": {
+            "mean": float(np.mean([len(t) for t in setting.ids])), "most": setting.trie.depth,
+        },
+        "beam_width": WIDTH,
+        "users": arguments.users,
+    }  # fmt: skip
+    save(f"vllm_peers_{name}", about | {"sides": run(setting, arguments.users, arguments.limit)})
 
 
 if __name__ == "__main__":

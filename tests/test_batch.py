@@ -145,6 +145,13 @@ def test_mistakes_are_named(trained, log, config, tmp_path, capsys):
     assert "nowhere.csv" in said("--histories", tmp_path / "nowhere.csv", "--output", tmp_path / "out")
 
 
+def test_without_vllm_the_extra_is_named(trained, log, tmp_path, capsys, monkeypatch):
+    for name in [n for n in sys.modules if n == "vllm" or n.startswith("vllm.")] + ["vllm"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    job = ("recommend", trained, "--histories", log, "--output", tmp_path / "out", "--backend", "vllm")
+    assert "pip install 'llmrec[gpu]'" in llmrec(*job, code=2, capsys=capsys).err
+
+
 def test_replicas_without_ray_name_the_extra(trained, log, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     job = ("recommend", trained, "--histories", log, "--output", tmp_path / "out", "--replicas", 2)

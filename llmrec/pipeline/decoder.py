@@ -45,13 +45,9 @@ def open_decoder(
 
     model, trie, adapter = make_servable(config, catalog, parts)
     options: dict[str, Any] = {"dtype": _dtype(config), **config.decoding.vllm}
-    request = None
     if adapter is not None:
-        from vllm.lora.request import LoRARequest
-
         rank = read_json(adapter / "adapter_config.json")["r"]
         options |= {"enable_lora": True, "max_lora_rank": next((r for r in _RANKS if r >= rank), rank)}
-        request = LoRARequest("adapter", 1, str(adapter))
     say("Starting vLLM.")
     engine = start_engine(
         model,
@@ -63,6 +59,11 @@ def open_decoder(
         trust_remote_code=config.model.trust_remote_code,
         **options,
     )
+    request = None
+    if adapter is not None:
+        from vllm.lora.request import LoRARequest  # only now is it known that vLLM is installed
+
+        request = LoRARequest("adapter", 1, str(adapter))
     try:
         yield VllmRecommender(engine, parts.verbalizer, parts.trie, lora_request=request, **common)
     finally:
