@@ -14,7 +14,7 @@ from pipeline_cases import llmrec
 
 from llmrec.config_file import load_config
 from llmrec.errors import ConfigError
-from llmrec.pipeline.replicas import _needs, _Replica
+from llmrec.pipeline.replicas import _needs, _Replica, _sharing_memory
 from llmrec.pipeline.worker import Worker
 
 
@@ -166,6 +166,8 @@ def test_replicas_get_what_the_cluster_has(trained):
     assert _needs(config, {"CPU": 8.0}, 3) == {"num_cpus": 2}
     assert _needs(config, {"CPU": 8.0, "GPU": 2.0}, 3) == {"num_gpus": 1}
     assert _needs(on_gpus, {"CPU": 8.0, "GPU": 8.0}, 2) == {"num_gpus": 4}
+    assert _sharing_memory(config, 4).decoding.vllm == {"gpu_memory_utilization": 0.2}
+    assert _sharing_memory(on_gpus, 1).decoding.vllm["tensor_parallel_size"] == 4
     with pytest.raises(ConfigError, match="needs 4 GPUs"):
         _needs(on_gpus, {"GPU": 2.0}, 2)
     with pytest.raises(ConfigError, match="cluster of 2 cores"):

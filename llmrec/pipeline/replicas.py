@@ -60,6 +60,8 @@ def in_replicas(
         ray.init(include_dashboard=False, logging_level="warning")
     try:
         needs = _needs(config, ray.cluster_resources(), replicas)
+        if "num_cpus" in needs:
+            config = _sharing_memory(config, -(-replicas // len(ray.nodes())))
         say(f"{replicas} replicas on {len(ray.nodes())} machines, each with {_words(needs)}.")
         ray.data.DataContext.get_current().enable_progress_bars = False
         waiting = ray.data.from_items(
@@ -141,6 +143,12 @@ def _not_shared(path: str, where: str) -> str:
         f"{path!r} is not there on {where}. Expected the run's folder and the job's on a file system that all machines of "
         "the cluster share: move them to one, and give the command from a folder on it."
     )
+
+
+def _sharing_memory(config: RunConfig, on_one_machine: int) -> RunConfig:
+    """Return a config under which so many engines without a GPU fit into a machine's memory, unless it says itself."""
+    options = {"gpu_memory_utilization": min(0.4, 0.8 / on_one_machine), **config.decoding.vllm}
+    return config.model_copy(update={"decoding": config.decoding.model_copy(update={"vllm": options})})
 
 
 def _words(needs: dict[str, float]) -> str:
