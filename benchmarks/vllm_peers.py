@@ -12,9 +12,9 @@ vLLM              ``LLM.beam_search`` with ``structured_outputs`` = a grammar th
 transformers      ``generate`` with ``prefix_allowed_tokens_fn`` that looks prefixes up in a dictionary
 
 Every side gets all users at once, transformers one at a time and a quarter of them. If vLLM's does not finish within ``--limit``
-seconds it is stopped, and the results say so. Every list is checked: how many of its places hold an item, and which share of the exact
-top 10 is in it (``until_certified`` under the vocabulary's normalisation, which all three rank by). Kept in
-results/vllm_peers_NAME.json.
+seconds it is stopped, and the results say so. Every list is checked: how many of its places hold an item, and on
+MovieLens-100K which share of the exact top 10 is in it (``until_certified`` under the vocabulary's normalisation, which all three
+rank by). Kept in results/vllm_peers_NAME.json.
 """
 
 from __future__ import annotations
