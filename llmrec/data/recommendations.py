@@ -141,7 +141,7 @@ def write_recommendations(
     notes: dict[bytes, bytes] = {}
     if meta is not None:
         notes[_META_KEY] = json.dumps(dict(meta), sort_keys=True).encode()
-    empty = [user for user, items in zip(recs.user_ids, recs.items, strict=True) if (items < 0).all()]
+    empty = [recs.user_ids[row] for row in np.flatnonzero((recs.items < 0).all(axis=1))]
     if empty:  # of whom no row will tell
         notes[_EMPTY_KEY] = json.dumps(empty).encode()
     schema = _SCHEMA.with_metadata(notes) if notes else _SCHEMA

@@ -35,7 +35,7 @@ class FreeCounts:
     excluded: int = 0  # items that the user must not get, such as those seen
 
     def usable(self, items: Sequence[int | None], excluded: NDArray[np.integer]) -> list[tuple[int, int]]:
-        """Count one list, and return found in it and their items, where these are such as the user can get.
+        """Count one list, and return the places in it whose items the user can get, with these items.
 
         ``items`` are those that the texts name, ``None`` where a text names none.
         """

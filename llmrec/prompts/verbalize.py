@@ -82,7 +82,6 @@ class Verbalizer:
         self._attributes = {name: attributes[name] for name in template.fields() - {"time"}}
         self._tokenizer = tokenizer
         self._cache: dict[str, NDArray[np.int64]] = {}
-        self._item_of_text: dict[str, int] | None = None
         # Llama's tokenizer starts every text with a BOS token and the model expects it; GPT-2's and SmolLM2's
         # do not. Tokenising an empty text tells which kind this one is.
         bos = list(tokenizer("", add_special_tokens=True)["input_ids"])
@@ -154,10 +153,11 @@ class Verbalizer:
 
     def read(self, identifiers: Sequence[Sequence[int]]) -> list[int | None]:
         """Return the item that each token sequence writes, whatever tokens it uses for it; ``None`` for no item."""
-        if self._item_of_text is None:
-            texts = self._texts(self._identifiers)
-            self._item_of_text = {text: item for item, text in enumerate(texts)}
         return [self._item_of_text.get(text) for text in self._texts(identifiers)]
+
+    @cached_property
+    def _item_of_text(self) -> dict[str, int]:
+        return {text: item for item, text in enumerate(self._texts(self._identifiers))}
 
     def _texts(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> list[str]:
         # Spaces are not cleaned up: a text is to be the item's to the letter.
