@@ -137,7 +137,7 @@ def _recommend_other(
         split.test.histories, config.evaluation.k, exclude_seen=config.split.exclude_seen
     )
     seconds = time.monotonic() - started
-    device = str(getattr(recommender, "device", "cpu"))
+    device = str(getattr(recommender, "device_", "cpu"))
     cost = Cost(
         fit_seconds=fitted,
         recommend_seconds=seconds,

@@ -41,7 +41,7 @@ class ScoringRecommender(ABC):
     """A recommender that scores every item; subclasses write ``fit`` and ``score``."""
 
     name: str
-    batch_size: int = 1024  # users scored at once: U x N float32 must fit in memory
+    users_at_once: int = 1024  # users scored together: U x N float32 must fit in memory
 
     @abstractmethod
     def fit(self, split: Split) -> None:
@@ -54,8 +54,8 @@ class ScoringRecommender(ABC):
     def recommend(self, histories: Histories, k: int, *, exclude_seen: bool = True) -> Recommendations:
         """Return the ``k`` best items for each history, best first; equal scores by catalogue order."""
         items, scores = [], []
-        for start in range(0, len(histories), self.batch_size):
-            batch = histories[start : start + self.batch_size]
+        for start in range(0, len(histories), self.users_at_once):
+            batch = histories[start : start + self.users_at_once]
             matrix = np.array(self.score(batch), dtype=np.float64)  # [U, N]; a copy, since it is masked
             if exclude_seen:
                 matrix[np.repeat(np.arange(len(batch)), batch.lengths), batch.items] = -np.inf

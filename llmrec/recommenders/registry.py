@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -18,10 +19,12 @@ RECOMMENDERS = {
     "popularity": "llmrec.recommenders.popularity:Popularity",
     "itemknn": "llmrec.recommenders.itemknn:ItemKNN",
     "sasrec": "llmrec.recommenders.sasrec:SASRec",
+    "gru4rec": "llmrec.recommenders.gru4rec:GRU4Rec",
+    "bert4rec": "llmrec.recommenders.bert4rec:BERT4Rec",
 }
 
 # Given by the run, not by the config of a system.
-_INJECTED = ("self", "name", "seed", "on_epoch")
+_INJECTED = ("self", "name", "seed", "on_epoch", "checkpoint")
 
 
 def build_recommender(name: str, system: System, **injected: Any) -> Any:
@@ -42,7 +45,8 @@ def system_problems(name: str, system: System) -> list[str]:
         return [f"systems.{name}: {error}"]
     parameters = inspect.signature(cls.__init__).parameters
     valid = [p for p in parameters if p not in _INJECTED]
-    hints = get_type_hints(cls.__init__)
+    # A dataclass has its types at the class, each to be read where it was written.
+    hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
     problems = []
     for option, value in system.options.items():
         where = f"systems.{name}.{option}"

@@ -1,0 +1,227 @@
+"""The losses, the other architectures, and training that was interrupted."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from llmrec.errors import ArtefactError, ConfigError
+from llmrec.recommenders import losses
+from llmrec.recommenders.bert4rec import BERT4Rec
+from llmrec.recommenders.gru4rec import CELLS, GRU4Rec
+from llmrec.recommenders.losses import bce, sampled_softmax, softmax
+from llmrec.recommenders.sasrec import SASRec
+from llmrec.recommenders.windows import Batch, last_events
+
+EMPTY = torch.empty(0, 0, dtype=torch.long)
+
+
+def parts(seed: int, positions: int, items: int, dim: int = 3):
+    generator = torch.Generator().manual_seed(seed)
+    queries = torch.randn(positions, dim, generator=generator, dtype=torch.float64).requires_grad_()
+    keys = torch.randn(items, dim, generator=generator, dtype=torch.float64).requires_grad_()
+    return queries, keys, torch.randint(items, (positions,), generator=generator)
+
+
+# --- losses -------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 12), st.sampled_from([0.0, 0.1]), st.integers(1, 40))
+def test_softmax_and_its_gradients_are_those_of_torch(seed, positions, items, smoothing, at_once):
+    queries, keys, right = parts(seed, positions, items)
+    expected = F.cross_entropy(queries @ keys.T, right, label_smoothing=smoothing)
+    wanted = torch.autograd.grad(expected, (queries, keys))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(losses.LOGITS_AT_ONCE, "cpu", at_once)  # in pieces of one position and more
+        loss = softmax(queries, keys, right, negatives=0, smoothing=smoothing, context=EMPTY)
+        found = torch.autograd.grad(loss, (queries, keys))
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_softmax_keeps_its_head_at_large_logits():
+    queries, keys, right = parts(0, 4, 5)
+    loss = softmax(1e3 * queries, keys, right, negatives=0, smoothing=0.0, context=EMPTY)
+    torch.testing.assert_close(loss, F.cross_entropy(1e3 * queries @ keys.T, right))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_sample_of_everything_is_the_softmax(smoothing):
+    queries, keys, right = parts(1, 6, 7)
+    arguments = {"smoothing": smoothing, "context": EMPTY}
+    torch.testing.assert_close(
+        sampled_softmax(queries, keys, right, negatives=7, **arguments),
+        softmax(queries, keys, right, negatives=0, **arguments),
+    )
+
+
+def test_the_sampled_sum_is_unbiased(monkeypatch):
+    # The mean of exp(loss + own logit) over all samples of 3 of 6 items is the sum over the catalogue.
+    queries, keys, right = parts(2, 1, 6)
+    own = (queries * keys[right]).sum()
+    sums = []
+    for chosen in combinations(range(6), 3):
+        monkeypatch.setattr(torch, "randperm", lambda n, device, chosen=chosen: torch.tensor(chosen))
+        loss = sampled_softmax(queries, keys, right, negatives=3, smoothing=0.0, context=EMPTY)
+        sums.append(float((loss + own).exp()))
+    assert np.mean(sums) == pytest.approx(float((queries @ keys.T).exp().sum()), rel=1e-10)
+
+
+def test_bce_by_hand(monkeypatch):
+    queries = torch.tensor([[1.0], [2.0]])
+    keys = torch.tensor([[0.5], [-1.0], [3.0]])
+    right = torch.tensor([0, 1])
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor([[1], [2]]))
+    context = torch.tensor([[0, -1], [2, 1]])  # the second position's negative is in its window
+    found = bce(queries, keys, right, negatives=1, smoothing=0.0, context=context)
+
+    def softplus(x: float) -> float:
+        return math.log(1 + math.exp(x))
+
+    # -log sigmoid(0.5) - log(1 - sigmoid(-1)), and -log sigmoid(-2) alone.
+    assert float(found) == pytest.approx((softplus(-0.5) + softplus(-1.0) + softplus(2.0)) / 2)
+
+
+# --- architectures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_recurrent_feature_sees_the_past_alone(cell):
+    torch.manual_seed(0)
+    model = GRU4Rec(cell=cell, dim=8, layers=2, device="cpu").build(20).eval()
+    events, lengths = torch.tensor([[1, 2, 3, 4]]), torch.tensor([4])
+    before = model(events, lengths)
+    for changed in range(4):
+        other = events.clone()
+        other[0, changed] = 9
+        after = model(other, lengths)
+        assert torch.equal(before[:, :changed], after[:, :changed])
+        assert not torch.isclose(before[:, changed:], after[:, changed:]).all(dim=-1).any()
+
+
+def bert(**changes) -> BERT4Rec:
+    return BERT4Rec(**{"dim": 8, "layers": 2, "max_len": 5, "device": "cpu", **changes})
+
+
+def test_bert_sees_both_sides_and_no_padding():
+    torch.manual_seed(0)
+    model = bert().build(20).eval()
+    torch.nn.init.normal_(model.items.weight)
+    events, lengths = torch.tensor([[1, 2, 3, 0, 7]]), torch.tensor([3])
+    features = model(events, lengths)
+    torch.testing.assert_close(features[:, :3], model(events[:, :3], lengths))
+    changed = model(torch.tensor([[1, 2, 9, 0, 7]]), lengths)
+    assert not torch.isclose(features[:, :3], changed[:, :3]).all(dim=-1).any()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 99), st.floats(0.05, 0.95), st.floats(0, 1))
+def test_masks_hide_targets_and_nothing_else(seed, mask_share, last_share):
+    torch.manual_seed(seed)
+    recommender = bert(mask_share=mask_share, last_share=last_share)
+    recommender._n_items = 20
+    lengths = torch.tensor([6, 4, 2])
+    real = torch.arange(6) < lengths[:, None]
+    events = torch.randint(1, 20, (3, 6)).masked_fill(~real, 0)
+    batch = Batch(events, lengths, real & (torch.arange(6) >= torch.tensor([[3], [1], [1]])))
+    inputs, read, hidden, right = recommender.examples(batch)
+    assert (hidden & ~batch.is_target).sum() == 0
+    assert hidden.any(dim=1).all()
+    assert torch.equal(inputs[hidden], torch.full((len(right),), 20))
+    assert torch.equal(torch.where(hidden, events, inputs), events)
+    assert torch.equal(right, events[hidden])
+    assert torch.equal(read, lengths)
+
+
+def test_bert_asks_with_a_mask_after_the_newest_event():
+    torch.manual_seed(0)
+    recommender = bert()
+    recommender._n_items = 20
+    model = recommender.build(20).eval()
+    events = torch.tensor([[1, 2, 3], [4, 0, 0]])
+    got = recommender.query(model, events, torch.tensor([3, 1]))
+    full = model(torch.tensor([[1, 2, 3, 20]]), torch.tensor([4]))[0, 3]
+    short = model(torch.tensor([[4, 20]]), torch.tensor([2]))[0, 1]
+    torch.testing.assert_close(got, torch.stack([full, short]))
+    assert model.logits(got).shape == (2, 20)  # the mask is no item
+
+
+# --- learning -----------------------------------------------------------------------------------------
+
+TINY = {"dim": 8, "max_len": 4, "batch_size": 8, "seed": 1, "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **more: SASRec(layers=1, **TINY, **more),
+        lambda **more: SASRec(layers=1, loss="sampled", negatives=5, **TINY, **more),
+        lambda **more: GRU4Rec(cell="lstm", **TINY, **more),
+        lambda **more: BERT4Rec(layers=1, **TINY, **more),
+    ],
+    ids=["sasrec", "sampled", "gru4rec", "bert4rec"],
+)
+def test_a_training_that_was_killed_ends_as_if_it_was_not(make, tmp_path, small_split):
+    whole = make(max_epochs=5)
+    whole.fit(small_split)
+
+    def kill(epoch, *_):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    file = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        make(max_epochs=5, checkpoint=file, on_epoch=kill).fit(small_split)
+    again = make(max_epochs=5, checkpoint=file)
+    again.fit(small_split)
+    assert [e["loss"] for e in again.history_] == [e["loss"] for e in whole.history_]
+    assert again.best_epoch_ == whole.best_epoch_
+    first, second = whole.model_.state_dict(), again.model_.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    seconds = [e["seconds"] for e in again.history_]
+    assert seconds == sorted(seconds)
+    done = make(max_epochs=5, checkpoint=file)  # once more: nothing is left to do
+    done.fit(small_split)
+    assert done.history_ == again.history_
+
+
+def test_another_training_is_not_continued(tmp_path, small_split):
+    file = tmp_path / "state.pt"
+    SASRec(layers=1, max_epochs=1, checkpoint=file, **TINY).fit(small_split)
+    with pytest.raises(ArtefactError, match=r"state\.pt.*other settings: dropout, lr\."):
+        SASRec(layers=1, max_epochs=1, checkpoint=file, lr=0.1, dropout=0.5, **TINY).fit(small_split)
+    file.write_bytes(b"\x00" * 10)
+    with pytest.raises(ArtefactError, match=r"cannot be read as the state of a training"):
+        SASRec(layers=1, max_epochs=1, checkpoint=file, **TINY).fit(small_split)
+
+
+def test_wrong_settings_of_the_architectures_are_told():
+    with pytest.raises(ConfigError, match=r"loss='hinge'.*cell='tree'.*hidden=0"):
+        GRU4Rec(cell="tree", hidden=0, loss="hinge")
+    with pytest.raises(ConfigError, match=r"mask_share=1.*last_share=-1"):
+        BERT4Rec(mask_share=1, last_share=-1)
+    with pytest.raises(ConfigError, match=r"label_smoothing=0.1 with loss='bce'"):
+        SASRec(loss="bce")
+
+
+def test_item_vectors_are_of_the_items_alone(small_split):
+    recommender = BERT4Rec(layers=1, max_epochs=1, **TINY)
+    recommender.fit(small_split)
+    vectors = recommender.item_vectors()
+    assert vectors.shape == (small_split.n_items, 8)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_the_newest_events_are_what_every_model_reads(small_split):
+    asked = small_split.test.histories
+    events, lengths = last_events(asked, 4, torch.device("cpu"))
+    for row, length in enumerate(lengths.tolist()):
+        assert events[row, :length].tolist() == asked[row].items[-4:].tolist()
