@@ -42,6 +42,7 @@ class ScoringRecommender(ABC):
 
     name: str
     batch_size: int = 1024  # users scored at once: U x N float32 must fit in memory
+    pretrained: tuple[str, ...] = ()  # names of models that fit reads; a run notices when one changes
 
     @abstractmethod
     def fit(self, split: Split) -> None:
