@@ -1,220 +1,189 @@
-"""What every classic recommender promises, and what each of them computes."""
+"""Every built-in recommender keeps the promises of :mod:`llmrec.testing`; what a ranking is; what the registry says."""
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrec.data.histories import Histories, History, Holdout
-from llmrec.data.protocol import Protocol
-from llmrec.data.split import Split
-from llmrec.data.windows import Windows
-from llmrec.errors import ConfigError, DataError
-from llmrec.eval.metrics import hit_rate, ndcg, target_ranks
-from llmrec.recommenders import sequential
-from llmrec.recommenders.base import Recommender, top_k
+from llmrec.config import System
+from llmrec.recommenders.base import top_k
+from llmrec.recommenders.content import Content
+from llmrec.recommenders.ease import EASE
+from llmrec.recommenders.hybrid import Hybrid
 from llmrec.recommenders.itemknn import ItemKNN
+from llmrec.recommenders.markov import Markov
 from llmrec.recommenders.popularity import Popularity
-from llmrec.recommenders.sasrec import SASRec, SASRecModel
-from llmrec.recommenders.sequential import holdout_metrics
-from llmrec.recommenders.windows import last_events, training_batches
+from llmrec.recommenders.registry import RECOMMENDERS, build_recommender, system_problems
+from llmrec.recommenders.userknn import UserKNN
+from llmrec.testing import RecommenderConformance, ScoringConformance
 
 DAY = 86_400
-N_ITEMS = 20
-UNUSED = 3  # the last items of the fake catalogue have no event, so they tie at the bottom
 
 
-def histories(*items, users=None, timestamps=None) -> Histories:
-    """One history per list of items; timestamps 0, 1, ... unless given."""
-    return Histories.from_list(
-        [
-            History(
-                users[u] if users else f"u{u}",
-                np.array(row, dtype=np.int32),
-                np.array(timestamps[u] if timestamps else range(len(row)), dtype=np.int64),
-            )
-            for u, row in enumerate(items)
-        ]
-    )
+class TestPopularity(ScoringConformance):
+    def make(self):
+        return Popularity()
 
 
-def split_of(sequences, n_items: int, *, exclude_seen: bool = True) -> Split:
-    """Leave-one-out split of item sequences of at least 3 events."""
-
-    def hold(back: int) -> Holdout:
-        return Holdout(
-            histories(*[s[:-back] for s in sequences]),
-            np.array([s[-back] for s in sequences], dtype=np.int32),
-            np.array([len(s) - back for s in sequences], dtype=np.int64),
-        )
-
-    n_events = sum(map(len, sequences))
-    protocol = Protocol(
-        "fake",
-        "",
-        "leave-one-out",
-        "source",
-        0,
-        exclude_seen,
-        len(sequences),
-        n_items,
-        n_events,
-        1,
-        0,
-        0,
-        0,
-        0,
-        0,
-        1,
-    )
-    return Split(histories(*[s[:-2] for s in sequences]), hold(2), hold(1), protocol)
+class TestRecentPopularity(ScoringConformance):
+    def make(self):
+        return Popularity(window_days=2 / DAY)
 
 
-def markov_sequences(n_users: int, length: int, n_items: int, seed: int = 0) -> list[list[int]]:
-    """Walks in which 4 of 5 steps lead from item i to its fixed successor, the fifth anywhere unseen."""
-    rng = np.random.default_rng(seed)
-    follow = rng.permutation(n_items)
-    walks = []
-    for _ in range(n_users):
-        walk = [int(rng.integers(n_items))]
-        while len(walk) < length:
-            step = int(follow[walk[-1]])
-            if rng.random() < 0.2 or step in walk:
-                step = int(rng.choice(np.setdiff1d(np.arange(n_items), walk)))
-            walk.append(step)
-        walks.append(walk)
-    return walks
+class TestMarkov(ScoringConformance):
+    def make(self):
+        return Markov()
 
 
-SPLIT = split_of(markov_sequences(30, 9, N_ITEMS - UNUSED), N_ITEMS)
+class TestMarkovOfSeveralEvents(ScoringConformance):
+    def make(self):
+        return Markov(shrink=0.5, decay=0.7)
 
 
-def tiny_sasrec(**changes) -> SASRec:
-    tiny = {"dim": 8, "layers": 1, "heads": 2, "max_len": 4, "batch_size": 8, "max_epochs": 3, "seed": 1}
-    return SASRec(**{**tiny, "device": "cpu", **changes})
+class TestItemKNN(ScoringConformance):
+    def make(self):
+        return ItemKNN()
 
 
-MAKE = {
-    "popularity": Popularity,
-    "popularity, recent": lambda: Popularity(window_days=2 / DAY),
-    "itemknn": ItemKNN,
-    "itemknn, order ignored": lambda: ItemKNN(neighbours=3, shrink=0, decay=1.0),
-    "sasrec": tiny_sasrec,
-    "sasrec, overlapping windows": lambda: tiny_sasrec(stride=2, layers=2),
-}
+class TestItemKNNWithoutOrder(ScoringConformance):
+    def make(self):
+        return ItemKNN(neighbours=3, shrink=0, decay=1.0)
 
 
-@cache
-def fitted(kind: str) -> Recommender:
-    recommender = MAKE[kind]()
-    recommender.fit(SPLIT)
-    return recommender
+class TestUserKNN(ScoringConformance):
+    def make(self):
+        return UserKNN(neighbours=5)
 
 
-@pytest.fixture(params=MAKE)
-def kind(request) -> str:
-    return request.param
+class TestUserKNNOfRecentEvents(ScoringConformance):
+    def make(self):
+        return UserKNN(neighbours=3, shrink=2, decay=0.5)
 
 
-# --- what all of them promise -------------------------------------------------------------------------
+class TestEASE(ScoringConformance):
+    def make(self):
+        return EASE(reg=5)
 
 
-def test_is_a_recommender(kind):
-    assert isinstance(fitted(kind), Recommender)
-    assert fitted(kind).name
+class TestEASEOfRecentEvents(ScoringConformance):
+    def make(self):
+        return EASE(reg=0.1, decay=0.5)
 
 
-@pytest.mark.parametrize("exclude_seen", [True, False])
-def test_lists_are_full_distinct_and_descending(kind, exclude_seen):
-    asked = SPLIT.test.histories
-    recs = fitted(kind).recommend(asked, 5, exclude_seen=exclude_seen)
-    assert recs.system == fitted(kind).name
-    assert recs.user_ids == asked.user_ids
-    assert recs.items.shape == recs.scores.shape == (len(asked), 5)
-    assert ((recs.items >= 0) & (recs.items < N_ITEMS)).all()
-    assert all(len(set(row)) == 5 for row in recs.items.tolist())
-    assert (np.diff(recs.scores, axis=1) <= 0).all()
+class TestContent(ScoringConformance):
+    def make(self):
+        return Content(catalog=self.catalog)
 
 
-def test_scores_are_finite_and_lists_sort_them(kind):
-    asked = SPLIT.test.histories
-    scores = fitted(kind).score(asked)
-    assert scores.shape == (len(asked), N_ITEMS)
-    assert np.isfinite(scores).all()
-    recs = fitted(kind).recommend(asked, N_ITEMS, exclude_seen=False)
-    for row, items in zip(scores.tolist(), recs.items.tolist(), strict=True):
-        assert items == sorted(range(N_ITEMS), key=lambda i: (-row[i], i))
+class TestContentOfAttributes(ScoringConformance):
+    def make(self):
+        return Content(catalog=self.catalog, attributes=["genre"], decay=1.0)
 
 
-def test_seen_items_are_never_recommended(kind):
-    asked = SPLIT.test.histories
-    recs = fitted(kind).recommend(asked, N_ITEMS, exclude_seen=True)
-    for history, items in zip(asked, recs.items.tolist(), strict=True):
-        unseen = set(range(N_ITEMS)) - set(history.items.tolist())
-        assert set(items[: len(unseen)]) == unseen
-        assert items[len(unseen) :] == [-1] * (N_ITEMS - len(unseen))
-    everything = fitted(kind).recommend(asked, N_ITEMS, exclude_seen=False)
-    assert (np.sort(everything.items, axis=1) == np.arange(N_ITEMS)).all()
+class TestContentOfALanguageModel(ScoringConformance):
+    @pytest.fixture(autouse=True)
+    def _model(self, tiny_lm):
+        self.model = str(tiny_lm)
+
+    def make(self):
+        return Content(catalog=self.catalog, vectors="lm", model=self.model)
 
 
-def test_two_fits_give_identical_results(kind):
-    again = MAKE[kind]()
-    again.fit(SPLIT)
-    first = fitted(kind).recommend(SPLIT.test.histories, 10)
-    second = again.recommend(SPLIT.test.histories, 10)
-    assert (first.items == second.items).all()
-    assert (first.scores == second.scores).all()
+class TestHybridOfGivenWeights(ScoringConformance):
+    def make(self):
+        return Hybrid(parts={"ease": {"reg": 5}, "popularity": {}}, weights={"ease": 2, "popularity": 1})
 
 
-def test_equal_scores_keep_catalogue_order(kind):
-    recommender = fitted(kind)
-    if isinstance(recommender, SASRec):  # a network ties nothing by itself
-        recommender = MAKE[kind]()
-        recommender.fit(SPLIT)
-        with torch.no_grad():
-            recommender.model_.items.weight.zero_()
-    recs = recommender.recommend(SPLIT.test.histories, N_ITEMS, exclude_seen=False)
-    tied = recs.scores[:, 1:] == recs.scores[:, :-1]
-    assert tied.sum(axis=1).min() >= UNUSED - 1  # or the next line would say nothing
-    assert (np.diff(recs.items, axis=1)[tied] > 0).all()
+class TestHybridOfRanks(ScoringConformance):
+    def make(self):
+        return Hybrid(parts=["itemknn", "markov"], fusion="rank", weights={"itemknn": 1, "markov": 1})
 
 
-def test_unknown_users_and_one_event_are_enough(kind):
-    recs = fitted(kind).recommend(histories([4], [7], users=["new", "newer"]), 5)
-    assert recs.user_ids == ("new", "newer")
-    assert ((recs.items >= 0) & (recs.items != [[4], [7]])).all()
+class TestHybridOfChosenWeights(ScoringConformance):
+    reads_validation = True
+
+    def make(self):
+        parts = {"markov": {}, "text": {"kind": "content"}, "userknn": {"neighbours": 5}}
+        return Hybrid(parts=parts, fusion="zscore", catalog=self.catalog)
 
 
-def test_more_asked_for_than_the_catalogue_has(kind):
-    recs = fitted(kind).recommend(SPLIT.test.histories, N_ITEMS + 7, exclude_seen=False)
-    assert (np.sort(recs.items[:, :N_ITEMS], axis=1) == np.arange(N_ITEMS)).all()
-    assert (recs.items[:, N_ITEMS:] == -1).all()
+class TestHybridWithANetwork(ScoringConformance):
+    reads_validation = True
+    answers_empty_histories = False
+
+    def make(self):
+        sasrec = {"dim": 8, "layers": 1, "max_len": 4, "batch_size": 8, "max_epochs": 2, "device": "cpu"}
+        return Hybrid(parts={"sasrec": sasrec, "markov": {}}, fusion="logprob", seed=1)
 
 
-def test_a_list_does_not_depend_on_who_else_is_asked(kind):
-    asked = histories([1], [2, 3, 4, 5, 6, 7, 8], [5, 1], [9, 8, 7, 6, 5, 4])
-    together = fitted(kind).score(asked)
-    alone = np.concatenate([fitted(kind).score(asked[u : u + 1]) for u in range(len(asked))])
-    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+def test_every_built_in_is_put_through_the_suite():
+    import test_sequential
+
+    def cases(cls):
+        return [cls, *(c for child in cls.__subclasses__() for c in cases(child))]
+
+    # Those of the sequence models are with the other tests of their trainer.
+    assert test_sequential.TestSASRec in cases(ScoringConformance)
+    made = {c.__name__.lower() for c in cases(RecommenderConformance)}
+    for kind in RECOMMENDERS:
+        assert any(kind in name for name in made), f"{kind} has no conformance test"
 
 
-def test_fit_never_looks_at_the_test(kind):
-    class Blind:
-        train, valid, protocol, n_items = SPLIT.train, SPLIT.valid, SPLIT.protocol, SPLIT.n_items
+class Forgetful(Popularity):
+    """A recommender with a fault that the suite has to find, named by the test that finds it."""
 
-        @property
-        def test(self):
-            raise AssertionError("fit looked at split.test")
+    fault = ""
 
-    blind = MAKE[kind]()
-    blind.fit(Blind())
-    expected = fitted(kind).recommend(SPLIT.test.histories, 10)
-    assert (blind.recommend(SPLIT.test.histories, 10).items == expected.items).all()
+    def fit(self, split):
+        super().fit(split)
+        if self.fault == "test_fit_never_looks_at_the_test":
+            self._counts[split.test.target_items] += 1
+        if self.fault == "test_validation_events_are_no_training_events":
+            np.add.at(self._counts, split.valid.target_items, 1)
+        if self.fault == "test_two_fits_give_identical_results":
+            self._counts = self._counts + np.random.rand(len(self._counts))
+        if self.fault == "test_the_data_stay_as_they_are":
+            split.train.items[:] = 0
+
+    def score(self, histories):
+        scores = np.array(super().score(histories))
+        if self.fault == "test_a_list_does_not_depend_on_who_else_is_asked":
+            scores[:, histories.items[0]] += 1
+        if self.fault == "test_scores_are_finite_and_lists_sort_them":
+            scores[:, 0] = np.nan
+        if self.fault == "test_unknown_users_and_one_event_are_enough" and "new" in histories.user_ids:
+            scores[:] = -np.inf
+        return scores
+
+    def recommend(self, histories, k, *, exclude_seen=True):
+        seen = self.fault != "test_seen_items_are_never_recommended"
+        return super().recommend(histories, k, exclude_seen=exclude_seen and seen)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "test_fit_never_looks_at_the_test",
+        "test_validation_events_are_no_training_events",
+        "test_two_fits_give_identical_results",
+        "test_the_data_stay_as_they_are",
+        "test_a_list_does_not_depend_on_who_else_is_asked",
+        "test_scores_are_finite_and_lists_sort_them",
+        "test_unknown_users_and_one_event_are_enough",
+        "test_seen_items_are_never_recommended",
+    ],
+)
+def test_the_suite_finds_faults(fault):
+    class Case(ScoringConformance):
+        def make(self):
+            recommender = Forgetful()
+            recommender.fault = fault
+            return recommender
+
+    with pytest.raises(AssertionError):
+        getattr(Case(), fault)()
 
 
 # --- top_k --------------------------------------------------------------------------------------------
@@ -239,292 +208,68 @@ def test_top_k_is_a_stable_sort(rows, k):
         assert all(s == -np.inf for s in scores[len(best) :])
 
 
-# --- popularity ---------------------------------------------------------------------------------------
+# --- registry -----------------------------------------------------------------------------------------
 
 
-def test_popularity_counts_training_events():
-    popularity = Popularity()
-    popularity.fit(split_of([[0, 1, 2, 3], [0, 1, 4, 5], [0, 2, 3, 4]], 6))  # training: 0 1 | 0 1 | 0 2
-    assert popularity.score(histories([5])).tolist() == [[3, 2, 1, 0, 0, 0]]
+def system(**settings) -> System:
+    return System.model_validate(settings)
 
 
-def test_popularity_window_ends_at_the_newest_training_event():
-    train = histories([0, 1, 2], [0, 0], timestamps=[[0, 5 * DAY, 10 * DAY], [8 * DAY - 1, 8 * DAY]])
-    split = Split(train, SPLIT.valid, SPLIT.test, SPLIT.protocol)
-    popularity = Popularity(window_days=2)
-    popularity.fit(split)  # from day 8, that day's first second included
-    assert popularity.score(histories([5]))[0, :3].tolist() == [1, 0, 1]
-
-
-# --- ItemKNN ------------------------------------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.lists(st.integers(0, 7), min_size=3, max_size=8), min_size=1, max_size=6),
-    st.integers(1, 9),
-    st.sampled_from([0.0, 2.5]),
-    st.sampled_from([1.0, 0.5]),
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"kind": "ease", "regg": 3}, "systems.x.regg: ease has no such setting (did you mean 'reg'?)"),
+        ({"kind": "ease", "reg": 0}, "systems.x: EASE got reg=0"),
+        ({"kind": "markov", "shrink": "much"}, "systems.x.shrink: got 'much'"),
+        (
+            {"kind": "content", "vectors": "bert"},
+            "systems.x.vectors: got 'bert'; input should be 'tfidf' or 'lm'",
+        ),
+        ({"kind": "content", "catalog": 1}, "systems.x.catalog: content has no such setting"),
+        ({"kind": "eas"}, "systems.x: there is no recommender 'eas' (did you mean 'ease'?)"),
+        ({"kind": "hybrid"}, "systems.x.parts: got none"),
+        (
+            {"kind": "hybrid", "parts": {"sasrec": {"max_epoch": 3}, "ease": {}}},
+            "systems.x.parts.sasrec.max_epoch: sasrec has no such setting (did you mean 'max_epochs'?)",
+        ),
+        (
+            {"kind": "hybrid", "parts": {"deep": {"kind": "hybrid", "parts": {"ease": {"reg": -1}}}}},
+            "systems.x.parts.deep.parts.ease: EASE got reg=-1",
+        ),
+        ({"kind": "hybrid", "parts": ["ease", "llm"]}, "systems.x.parts.llm: llm makes lists"),
+        ({"kind": "hybrid", "parts": ["ease"], "fusion": "sum"}, "systems.x.fusion: got 'sum'"),
+        (
+            {"kind": "hybrid", "parts": ["ease", "markov"], "weights": {"ease": 1}},
+            "systems.x.weights: got {'ease': 1}; expected a number of 0 or more for each of ease, markov",
+        ),
+    ],
 )
-def test_itemknn_is_dense_cosine(sequences, neighbours, shrink, decay):
-    n = 8
-    split = split_of(sequences, n)
-    knn = ItemKNN(neighbours=neighbours, shrink=shrink, decay=decay)
-    knn.fit(split)
-    users = {i: {u for u, h in enumerate(split.train) if i in h.items} for i in range(n)}
-    similarity = np.zeros((n, n))
-    for i in range(n):
-        common = {j: len(users[i] & users[j]) for j in range(n) if j != i and users[i] & users[j]}
-        cosine = {j: c / (np.sqrt(len(users[i]) * len(users[j])) + shrink) for j, c in common.items()}
-        for j in sorted(cosine, key=lambda j: (-cosine[j], j))[:neighbours]:
-            similarity[i, j] = cosine[j]
-    asked = split.test.histories
-    for history, scores in zip(asked, knn.score(asked), strict=True):
-        weight = {int(item): decay**age for age, item in reversed(list(enumerate(history.items[::-1])))}
-        expected = [sum(w * similarity[i, j] for j, w in weight.items()) for i in range(n)]
-        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-12)
+def test_problems_of_systems_and_of_their_parts_say_where(settings, expected):
+    (problem,) = system_problems("x", system(**settings))
+    assert problem.startswith(expected)
 
 
-def test_itemknn_by_hand():
-    # Training: 0 1 | 0 1 2. Users of 0, 1, 2: 2, 2, 1. s(0,1) = 2 / (2 + 1), s(0,2) = s(1,2) = 1 / (sqrt(2) + 1).
-    knn = ItemKNN(neighbours=2, shrink=1, decay=0.5)
-    knn.fit(split_of([[0, 1, 3, 3], [0, 1, 2, 3, 3]], 4))
-    s02 = 1 / (np.sqrt(2) + 1)
-    np.testing.assert_allclose(
-        knn.score(histories([1, 0], [0, 1, 0], [3])),
-        [[2 / 6, 2 / 3, s02 * 1.5, 0], [2 / 6, 2 / 3, s02 * 1.5, 0], [0, 0, 0, 0]],
+def test_all_problems_of_a_hybrid_are_told_at_once():
+    wrong = {
+        "kind": "hybrid",
+        "parts": {"ease": {"regg": 1}, "itemknn": {"shrink": -1}},
+        "weights": {"ease": -1},
+    }
+    assert len(system_problems("x", system(**wrong))) == 3
+
+
+def test_what_a_run_gives_reaches_the_parts():
+    catalog, epochs = RecommenderConformance.catalog, []
+    inner = {"kind": "hybrid", "parts": {"content": None, "sasrec": {"device": "cpu"}}}
+    hybrid = build_recommender(
+        "x",
+        system(kind="hybrid", parts={"inner": inner, "ease": None}),
+        seed=5,
+        catalog=catalog,
+        on_epoch=epochs.append,
     )
-
-
-# --- windows ------------------------------------------------------------------------------------------
-
-
-@st.composite
-def cuts(draw):
-    lengths = draw(st.lists(st.integers(0, 25), min_size=1, max_size=5))
-    max_len = draw(st.integers(1, 8))
-    stride = draw(st.integers(1, max_len))
-    offsets = draw(
-        st.none()
-        | st.lists(st.integers(0, stride - 1), min_size=len(lengths), max_size=len(lengths)).map(np.array)
-    )
-    return np.concatenate([[0], np.cumsum(lengths)]), max_len, stride, offsets
-
-
-@given(cuts())
-def test_every_next_item_is_a_target_exactly_once(cut):
-    indptr, max_len, stride, offsets = cut
-    windows = Windows.cut(indptr, max_len, stride, offsets)
-    owner = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-    targets = []
-    for start, first, stop in zip(windows.start, windows.first_target, windows.stop, strict=True):
-        assert owner[start] == owner[stop - 1]
-        assert start < first < stop
-        assert stop - 1 - start <= max_len
-        assert stop - first <= stride
-        targets += range(first, stop)
-        context = first - start
-        assert context >= min(first - indptr[owner[first]], max_len - stride + 1)
-    assert sorted(targets) == sorted(set(range(indptr[-1])) - set(indptr[:-1].tolist()))
-
-
-@given(cuts(), st.integers(1, 5), st.integers(0, 9))
-def test_batches_pair_each_target_with_the_event_before_it(cut, batch_size, seed):
-    indptr, max_len, stride, offsets = cut
-    windows = Windows.cut(indptr, max_len, stride, offsets)
-    events = torch.arange(int(indptr[-1])) + 100  # each event its own name; padding is 0
-    pairs = []
-    recommender = tiny_sasrec(max_len=max_len, stride=stride)
-    generator = torch.Generator().manual_seed(seed)
-    for batch in training_batches(events, windows, batch_size, generator):
-        assert len(batch.events) <= batch_size
-        assert batch.events.shape[1] == batch.lengths.max()
-        assert ((batch.events > 0).sum(dim=1) == batch.lengths).all()
-        inputs, _, mask, right = recommender.examples(batch)
-        pairs += zip(inputs[mask].tolist(), right.tolist(), strict=True)
-    targets = sorted(set(range(indptr[-1])) - set(indptr[:-1].tolist()))
-    assert sorted(pairs) == [(t + 99, t + 100) for t in targets]
-
-
-def test_the_newest_events_are_what_a_prediction_reads():
-    events, lengths = last_events(histories([1, 2, 3, 4], [5], []), 3, torch.device("cpu"))
-    assert events.tolist() == [[2, 3, 4], [5, 0, 0], [0, 0, 0]]
-    assert lengths.tolist() == [3, 1, 0]
-
-
-# --- SASRec -------------------------------------------------------------------------------------------
-
-
-def random_model(max_len: int = 6) -> SASRecModel:
-    torch.manual_seed(0)
-    model = SASRecModel(N_ITEMS, dim=8, layers=2, heads=2, max_len=max_len, dropout=0.5, temperature=0.1)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return model.eval()
-
-
-@pytest.mark.parametrize("changed", range(1, 6))
-def test_later_events_change_no_earlier_feature(changed):
-    model, lengths = random_model(), torch.tensor([6])
-    events = torch.tensor([[1, 2, 3, 4, 5, 6]])
-    other = events.clone()
-    other[0, changed] = 9
-    before, after = model(events, lengths), model(other, lengths)
-    assert torch.equal(before[:, :changed], after[:, :changed])
-    assert not torch.isclose(before[:, changed:], after[:, changed:]).all(dim=-1).any()
-
-
-def test_padding_changes_nothing():
-    model, lengths = random_model(), torch.tensor([3])
-    features = model(torch.tensor([[1, 2, 3]]), lengths)
-    padded = model(torch.tensor([[1, 2, 3, 0, 7]]), lengths)
-    torch.testing.assert_close(padded[:, :3], features)
-
-
-def test_the_newest_event_has_the_last_position_whatever_the_length():
-    for length in range(1, 7):
-        model, events, lengths = random_model(max_len=6), torch.arange(length)[None], torch.tensor([length])
-        before = model(events, lengths)[0, -1]
-        with torch.no_grad():
-            model.positions.weight[: 6 - length] += 1  # positions that a shorter history does not reach
-        assert torch.equal(model(events, lengths)[0, -1], before)
-        with torch.no_grad():
-            model.positions.weight[5, 0] += 1
-        assert not torch.isclose(model(events, lengths)[0, -1], before).all()
-
-
-def test_scores_are_those_of_the_newest_event_whatever_came_before_the_window():
-    sasrec = fitted("sasrec")  # reads 4 events
-    np.testing.assert_array_equal(
-        sasrec.score(histories([1, 2, 3, 4, 5])), sasrec.score(histories([9, 9, 2, 3, 4, 5]))
-    )
-    assert (sasrec.score(histories([2, 3, 4, 5])) != sasrec.score(histories([1, 3, 4, 5]))).any()
-
-
-def test_sasrec_learns_a_markov_chain():
-    split = split_of(markov_sequences(150, 12, 40), 40)
-    sasrec = SASRec(dim=16, layers=1, heads=1, max_len=8, lr=1e-2, batch_size=32, max_epochs=20, device="cpu")
-    popularity = Popularity()
-    hits = {}
-    for recommender in (sasrec, popularity):
-        recommender.fit(split)
-        recs = recommender.recommend(split.test.histories, 1)
-        hits[recommender.name] = hit_rate(target_ranks(recs, split.test.target_items), 1).mean()
-    # A step leads to the successor with 4/5 (less where it was seen); a constant list hits about 1 in 40.
-    assert hits["sasrec"] > 0.5
-    assert hits["popularity"] < 0.2
-
-
-def test_the_best_epoch_is_kept_and_training_stops_after_patience():
-    seen = []
-    sasrec = tiny_sasrec(max_epochs=60, patience=2, lr=0.03, on_epoch=lambda *told: seen.append(told))
-    sasrec.fit(SPLIT)
-    curve = [epoch["ndcg@10"] for epoch in sasrec.history_]
-    assert len(curve) == sasrec.best_epoch_ + 2 < 60
-    assert sasrec.best_epoch_ == 1 + int(np.argmax(curve))
-    assert [(epoch, most) for epoch, most, _ in seen] == [(e + 1, 60) for e in range(len(curve))]
-    assert [metrics for *_, metrics in seen] == sasrec.history_
-    hr, gain = holdout_metrics(sasrec, SPLIT.valid, exclude_seen=True)
-    assert (hr, gain) == (sasrec.history_[sasrec.best_epoch_ - 1]["hr@10"], max(curve))
-
-
-@pytest.mark.parametrize("exclude_seen", [True, False])
-@pytest.mark.parametrize("batch_size", [7, 1024])
-def test_validation_metrics_are_those_of_the_lists(kind, exclude_seen, batch_size):
-    recommender = MAKE[kind]()
-    recommender.fit(SPLIT)
-    recommender.batch_size = batch_size
-    # One user's target was seen before: unreachable where seen items are excluded.
-    targets = SPLIT.valid.target_items.copy()
-    targets[3] = SPLIT.valid.histories[3].items[0]
-    asked = Holdout(SPLIT.valid.histories, targets, SPLIT.valid.target_timestamps)
-    ranks = target_ranks(recommender.recommend(asked.histories, 5, exclude_seen=exclude_seen), targets)
-    expected = hit_rate(ranks, 5).mean(), ndcg(ranks, 5).mean()
-    got = holdout_metrics(recommender, asked, exclude_seen=exclude_seen, k=5)
-    assert got == pytest.approx(expected, abs=1e-12)
-
-
-def test_equal_seeds_give_equal_weights_and_others_do_not():
-    def weights(seed):
-        sasrec = tiny_sasrec(seed=seed, dropout=0.3)
-        sasrec.fit(SPLIT)
-        return sasrec.model_.state_dict()
-
-    first = weights(5)
-    torch.rand(1)  # the caller's random state must not matter
-    second, other = weights(5), weights(6)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["items.weight"], other["items.weight"])
-
-
-def test_fit_leaves_the_random_state_and_the_threads_of_the_caller():
-    torch.manual_seed(3)
-    expected = torch.rand(4)
-    torch.manual_seed(3)
-    before, during = torch.get_num_threads(), []
-    tiny_sasrec(threads=before + 1, on_epoch=lambda *_: during.append(torch.get_num_threads())).fit(SPLIT)
-    assert torch.equal(torch.rand(4), expected)
-    assert set(during) == {before + 1}
-    assert torch.get_num_threads() == before
-
-
-def test_loss_in_pieces_is_the_same_loss(monkeypatch):
-    def losses():
-        sasrec = tiny_sasrec(dropout=0.0, label_smoothing=0.1)
-        sasrec.fit(SPLIT)
-        return [epoch["loss"] for epoch in sasrec.history_]
-
-    whole = losses()
-    monkeypatch.setattr(sequential, "LOGITS_AT_ONCE", 3 * N_ITEMS)  # 3 positions at a time
-    assert losses() == pytest.approx(whole, rel=1e-5)
-
-
-# --- errors -------------------------------------------------------------------------------------------
-
-
-def test_all_wrong_settings_are_told_at_once():
-    with pytest.raises(ConfigError) as error:
-        SASRec(
-            dim=10,
-            heads=4,
-            dropout=1.0,
-            temperature=0,
-            max_len=50,
-            stride=51,
-            lr=0,
-            batch_size=0,
-            patience=0,
-            device="gpu",
-            threads=0,
-        )
-    for name in (
-        "dim=10",
-        "dropout=1.0",
-        "lr=0",
-        "stride=51",
-        "batch_size=0",
-        "patience=0",
-        "temperature=0",
-        "device='gpu'",
-        "threads=0",
-    ):
-        assert name in str(error.value)
-    with pytest.raises(ConfigError, match=r"neighbours=0.*shrink=-1.*decay=0"):
-        ItemKNN(neighbours=0, shrink=-1, decay=0)
-    with pytest.raises(ConfigError, match="window_days=0"):
-        Popularity(window_days=0)
-
-
-def test_sasrec_refuses_what_it_cannot_answer_or_learn_from():
-    with pytest.raises(DataError, match=r"1 empty histories.*'nobody'"):
-        fitted("sasrec").score(histories([1], [], users=["somebody", "nobody"]))
-    nobody = np.empty(0, dtype=np.int64)
-    with pytest.raises(DataError, match="without validation users"):
-        tiny_sasrec().fit(Split(SPLIT.train, SPLIT.valid.select(nobody), SPLIT.test, SPLIT.protocol))
-    with pytest.raises(DataError, match="at most one event"):
-        tiny_sasrec().fit(split_of([[1, 2, 3]], N_ITEMS))
-
-
-def test_sasrec_says_that_it_diverged():
-    with pytest.raises(ConfigError, match=r"diverged.*lr=1e\+30"):
-        tiny_sasrec(lr=1e30).fit(SPLIT)
+    parts = hybrid.parts_["inner"].parts_
+    assert parts["content"].catalog is catalog
+    assert parts["sasrec"].seed == 5
+    assert parts["sasrec"].on_epoch == epochs.append
+    assert [part.name for part in parts.values()] == ["content", "sasrec"]

@@ -28,9 +28,11 @@ SYSTEM_LABELS = {
     "bert4rec": "BERT4Rec",
     "ease": "EASE",
     "itemknn": "ItemKNN",
+    "userknn": "UserKNN",
+    "content": "Content-based",
     "popularity": "Popularity",
     "markov": "Markov chain",
-    "fusion": "Fusion",
+    "hybrid": "Hybrid",
     "random": "Random",
 }
 MISSING = "–"  # for what is undefined or was not measured: never 0, never an empty cell

@@ -41,7 +41,7 @@ def estimate(config: RunConfig) -> None:
         if name in config.llm_systems:
             rows += _language_model(config, name, split, catalog)
         else:
-            rows.append(_other(config, name, split))
+            rows.append(_other(config, name, split, catalog))
     table = Table("stage", "work", "estimated time", "measured on")
     for stage, work, seconds, measured in rows:
         table.add_row(stage, work, clock(seconds), measured)
@@ -113,9 +113,9 @@ def _language_model(
     return [*rows, lists]
 
 
-def _other(config: RunConfig, name: str, split: Split) -> tuple[str, str, float, str]:
+def _other(config: RunConfig, name: str, split: Split, catalog: Catalog) -> tuple[str, str, float, str]:
     system = config.systems[name]
-    recommender = build_recommender(name, system, seed=config.seed)
+    recommender = build_recommender(name, system, seed=config.seed, catalog=catalog)
     most = getattr(recommender, "max_epochs", None)
     if most is not None:
         recommender.max_epochs = 2

@@ -9,6 +9,7 @@ from llmrec.config import LLM, RunConfig
 from llmrec.pipeline.adapter import adapter_digest
 from llmrec.pipeline.parts import data_digests
 from llmrec.progress import say_once
+from llmrec.recommenders.registry import build_recommender
 from llmrec.settings import Decoding
 
 __all__ = ["decoding_key", "prepare_key", "identifiers_key", "finetune_key", "recommend_key", "weights_key"]
@@ -56,6 +57,8 @@ def weights_key(config: RunConfig) -> dict[str, Any]:
 
 def recommend_key(config: RunConfig, name: str) -> dict[str, Any]:
     """Return what decides one system's lists."""
+    from llmrec.models import fingerprint
+
     system = config.systems[name]
     kind = system.kind_as(name)
     if kind == LLM:
@@ -65,8 +68,11 @@ def recommend_key(config: RunConfig, name: str) -> dict[str, Any]:
             "decoding": decoding_key(config.decoding_for(name)),
             "evaluation": users,
         }
+    pretrained = getattr(build_recommender(name, system), "pretrained", ())
+    models = {"pretrained": {m: fingerprint(m, say_once) for m in pretrained}} if pretrained else {}
     return {
         **prepare_key(config),
+        **models,
         "systems": {name: {"kind": kind, **system.options}},
         "evaluation": {"k": config.evaluation.k},
     }

@@ -127,7 +127,11 @@ def _recommend_other(
     reset_peak_memory()
     with bar(f"Fitting {name}, epochs") as progress:
         recommender = build_recommender(
-            name, system, seed=config.seed, on_epoch=lambda epoch, of, metrics: progress(epoch, of)
+            name,
+            system,
+            seed=config.seed,
+            catalog=catalog,
+            on_epoch=lambda epoch, of, metrics: progress(epoch, of),
         )
         started = time.monotonic()
         recommender.fit(split)
@@ -152,10 +156,14 @@ def _recommend_other(
             recommend_key(config, name),
         )
     meta = {"cost": asdict(cost), "epochs": getattr(recommender, "history_", [])}
+    if chosen := getattr(recommender, "chosen_", None):
+        meta["chosen"] = chosen
     if meta["epochs"]:
         meta["best_epoch"] = recommender.best_epoch_
     best = f" (best of {len(meta['epochs'])} epochs: {meta['best_epoch']})" if meta["epochs"] else ""
     say(f"{name}: fitted in {clock(fitted)}{best}, lists for {len(split.test):,} users in {seconds:.1f} s.")
+    if chosen:
+        say(f"{name}: chosen on the validation users: {chosen}")
     return recs, meta
 
 

@@ -1,6 +1,6 @@
 """ItemKNN: recommend the items most similar to those in the history.
 
-Shapes: U users, N items of the catalogue, E events.
+Shapes: U users, N items of the catalogue.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from scipy import sparse
 from llmrec.data.histories import Histories
 from llmrec.data.split import Split
 from llmrec.errors import ConfigError
-from llmrec.recommenders.base import ScoringRecommender, top_k
+from llmrec.recommenders.base import ScoringRecommender
+from llmrec.recommenders.matrices import best_of_rows, recency_matrix
 
 __all__ = ["ItemKNN"]
 
@@ -66,7 +67,7 @@ class ItemKNN(ScoringRecommender):
 
     def fit(self, split: Split) -> None:
         """Find the most similar items of each item; equal similarities by catalogue order."""
-        seen = self._weights(split.train, split.n_items, decay=1.0)  # [U, N]
+        seen = recency_matrix(split.train, split.n_items)  # [U, N]
         users = seen.sum(axis=0)  # [N]
         by_item = seen.T.tocsr()  # [N, U]
         blocks = []
@@ -77,27 +78,11 @@ class ItemKNN(ScoringRecommender):
                 similar = common / (np.sqrt(np.outer(users[rows], users)) + self.shrink)
             similar[common == 0] = -np.inf
             similar[np.arange(len(rows)), rows] = -np.inf  # an item is no neighbour of its own
-            items, values = top_k(similar, self.neighbours)  # [block, neighbours]
-            kept = items >= 0
-            indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
-            blocks.append(sparse.csr_array((values[kept], items[kept], indptr), shape=similar.shape))
+            blocks.append(best_of_rows(similar, self.neighbours))
         self._similarity = sparse.vstack(blocks, format="csr")
 
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return the weighted sum of similarities to the history [U, N]; 0 without a similar item."""
-        weights = self._weights(histories, self._similarity.shape[0], self.decay)
+        weights = recency_matrix(histories, self._similarity.shape[0], self.decay)
         scores: NDArray[np.float64] = (weights @ self._similarity.T).toarray()
         return scores
-
-    @staticmethod
-    def _weights(histories: Histories, n_items: int, decay: float) -> sparse.csr_array:
-        """Return ``decay ** age`` of each user's items [U, N]; an item seen twice has its newest age."""
-        users = np.repeat(np.arange(len(histories)), histories.lengths)  # [E]
-        age = np.repeat(histories.indptr[1:], histories.lengths) - 1 - np.arange(len(users))  # [E]
-        # np.unique returns the first occurrence, so it is asked for the events newest first.
-        pair = (users * n_items + histories.items)[::-1]
-        newest = len(pair) - 1 - np.unique(pair, return_index=True)[1]
-        return sparse.csr_array(
-            (float(decay) ** age[newest], (users[newest], histories.items[newest])),
-            shape=(len(histories), n_items),
-        )

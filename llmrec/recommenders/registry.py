@@ -17,14 +17,19 @@ __all__ = ["RECOMMENDERS", "build_recommender", "recommender_class", "system_pro
 
 RECOMMENDERS = {
     "popularity": "llmrec.recommenders.popularity:Popularity",
+    "markov": "llmrec.recommenders.markov:Markov",
     "itemknn": "llmrec.recommenders.itemknn:ItemKNN",
+    "userknn": "llmrec.recommenders.userknn:UserKNN",
+    "ease": "llmrec.recommenders.ease:EASE",
+    "content": "llmrec.recommenders.content:Content",
     "sasrec": "llmrec.recommenders.sasrec:SASRec",
     "gru4rec": "llmrec.recommenders.gru4rec:GRU4Rec",
     "bert4rec": "llmrec.recommenders.bert4rec:BERT4Rec",
+    "hybrid": "llmrec.recommenders.hybrid:Hybrid",
 }
 
 # Given by the run, not by the config of a system.
-_INJECTED = ("self", "name", "seed", "on_epoch", "checkpoint")
+_INJECTED = ("self", "name", "seed", "catalog", "on_epoch", "checkpoint")
 
 
 def build_recommender(name: str, system: System, **injected: Any) -> Any:
@@ -34,37 +39,45 @@ def build_recommender(name: str, system: System, **injected: Any) -> Any:
     return cls(**system.options, **{k: v for k, v in {"name": name, **injected}.items() if k in accepted})
 
 
-def system_problems(name: str, system: System) -> list[str]:
-    """Return what is wrong with a system's kind and options, one line each."""
-    kind = system.kind_as(name)
+def system_problems(name: str, system: System, where: str | None = None) -> list[str]:
+    """Return what is wrong with a system's kind and options, one line each.
+
+    Parameters
+    ----------
+    where
+        Dotted name of the system's place in the config; ``systems.<name>`` if left out.
+    """
+    kind, where = system.kind_as(name), where or f"systems.{name}"
     if kind == LLM:
-        return _llm_problems(name, system)
+        return _llm_problems(where, system)
     try:
         cls = recommender_class(kind)
     except ConfigError as error:
-        return [f"systems.{name}: {error}"]
+        return [f"{where}: {error}"]
     parameters = inspect.signature(cls.__init__).parameters
     valid = [p for p in parameters if p not in _INJECTED]
     # A dataclass has its types at the class, each to be read where it was written.
     hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
     problems = []
     for option, value in system.options.items():
-        where = f"systems.{name}.{option}"
         if option not in valid:
             problems.append(
-                f"{where}: {kind} has no such setting{nearest(option, valid)}; expected one of {', '.join(valid)}"
+                f"{where}.{option}: {kind} has no such setting{nearest(option, valid)}; expected one of "
+                f"{', '.join(valid)}"
             )
         elif option in hints:
             try:
                 adapter = TypeAdapter(hints[option], config=ConfigDict(strict=False))
                 adapter.validate_python(value)
             except ValidationError as error:
-                problems.append(f"{where}: got {value!r}; {error.errors()[0]['msg'].lower()}")
+                problems.append(f"{where}.{option}: got {value!r}; {error.errors()[0]['msg'].lower()}")
+    if not problems and hasattr(cls, "option_problems"):
+        problems += cls.option_problems(system.options, where)
     if not problems:
         try:
             build_recommender(name, system)
         except (ConfigError, ValueError) as error:
-            problems.append(f"systems.{name}: {error}")
+            problems.append(f"{where}: {error}")
     return problems
 
 
@@ -72,20 +85,19 @@ def system_problems(name: str, system: System) -> list[str]:
 _LLM_OPTIONS = ("search", "beam_width", "until_certified", "normalisation")
 
 
-def _llm_problems(name: str, system: System) -> list[str]:
+def _llm_problems(where: str, system: System) -> list[str]:
     problems = []
     for option, value in system.options.items():
-        where = f"systems.{name}.{option}"
         if option not in _LLM_OPTIONS:
             problems.append(
-                f"{where}: expected one of {', '.join(_LLM_OPTIONS)}, which say how this system's lists are searched for; "
+                f"{where}.{option}: expected one of {', '.join(_LLM_OPTIONS)}, which say how this system's lists are searched for; "
                 "all else about the language model is in the sections prompt, identifiers, model, finetune and decoding"
             )
             continue
         try:
             Decoding.model_validate({option: value})
         except ValidationError as error:
-            problems.append(f"{where}: got {value!r}; {error.errors()[0]['msg'].lower()}")
+            problems.append(f"{where}.{option}: got {value!r}; {error.errors()[0]['msg'].lower()}")
     return problems
 
 
