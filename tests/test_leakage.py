@@ -174,7 +174,7 @@ def test_the_language_model_is_trained_on_training_events_only(examples, strateg
         return SimpleNamespace(log=[], validations=[], best_step=0)
 
     monkeypatch.setattr(llm, "add_lora", lambda model, *rest: model)
-    monkeypatch.setattr(llm, "NextItemLoss", lambda *a, **kw: SimpleNamespace(parameters=lambda: []))
+    monkeypatch.setattr(llm, "NextItemLoss", lambda *a, **kw: SimpleNamespace(parameters=list))
     monkeypatch.setattr(llm, "finetune", finetune)
     settings = Finetune(examples=examples, loss="vocab")
     splits = two_futures(strategy)
@@ -186,6 +186,13 @@ def test_the_language_model_is_trained_on_training_events_only(examples, strateg
         assert [e.token_ids.tolist() for e in first] == [e.token_ids.tolist() for e in second]
         # Every training event but a user's first is a target, once.
         assert sum(e.targets for e in first) == len(splits[0].train.items) - len(splits[0].train)
+
+
+def test_the_clock_of_prompts_is_that_of_training():
+    """How finely times are said must not depend on a held-out event either."""
+    rows = [(f"u{u}", f"i{n}", 86_400 * (n + u) + (n == 4)) for u in range(3) for n in range(5)]
+    split = STRATEGIES["leave-one-out"](log_of(rows), CATALOG)
+    assert split.protocol.time_resolution == 86_400
 
 
 def test_popularity_in_reports_counts_training_events_only(strategy):

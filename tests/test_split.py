@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -42,9 +43,7 @@ def by_user(rows):
 
 
 def triples(histories):
-    return {
-        h.user_id: list(zip(h.items.tolist(), h.timestamps.tolist(), strict=True)) for h in histories
-    }
+    return {h.user_id: list(zip(h.items.tolist(), h.timestamps.tolist(), strict=True)) for h in histories}
 
 
 def questions(holdout):
@@ -53,11 +52,14 @@ def questions(holdout):
     return {u: (h, t) for (u, h), t in zip(triples(holdout.histories).items(), targets, strict=True)}
 
 
-def plain_parts(strategy, users, split):
-    """Mark every event of every user, one by one."""
+def plain_parts(strategy, users, seed):
+    """Mark every event of every user, one by one, as the settings of STRATEGIES say."""
     times = sorted(t for events in users.values() for _, t in events)
     first, second = times[len(times) // 2], times[3 * len(times) // 4]
-    held = set(split.log.events.user_ids) - set(split.train.user_ids)
+    # The draw itself is the only thing that is not done again in a plainer way.
+    drawn = [list(users)[u] for u in np.random.default_rng(seed).permutation(len(users))]
+    n = round(0.3 * len(users))
+    held = dict.fromkeys(drawn[:n], "test") | dict.fromkeys(drawn[n : 2 * n], "valid")
     parts = {}
     for user, events in users.items():
         if strategy == "leave-one-out":
@@ -74,16 +76,9 @@ def plain_parts(strategy, users, split):
         else:
             marks = ["context" if user in held else "train"] * len(events)
             if user in held:
-                marks[-1] = "test" if user in TEST_USERS(split) else "valid"
+                marks[-1] = held[user]
         parts[user] = marks
     return parts
-
-
-def TEST_USERS(split):  # noqa: N802
-    """Users drawn for the test: there is no plainer way to draw them."""
-    p = split.protocol
-    drawn = np.random.default_rng(p.seed).permutation(p.log_users)
-    return {split.log.events.user_ids[u] for u in drawn[: round(p.test_share * p.log_users)]}
 
 
 def plain_questions(users, parts, part, repeats, cold_items):
@@ -111,34 +106,37 @@ def plain_questions(users, parts, part, repeats, cold_items):
 @given(logs, strategies, policies, st.integers(0, 3))
 def test_every_split_against_a_plain_loop(rows, strategy, policy, seed):
     users = by_user(rows)
-    try:
-        split = STRATEGIES[strategy](log_of(rows), catalog_of(N_ITEMS), seed=seed, **policy)
-    except DataError as error:
-        assert any(text in str(error) for text in ("nobody to evaluate", "is left for training"))
-        return
-    parts = plain_parts(strategy, users, split)
+    parts = plain_parts(strategy, users, seed)
     expected = {
         u: kept
         for u, events in users.items()
         if (kept := [e for e, p in zip(events, parts[u], strict=True) if p == "train"])
     }
+    plain = {part: plain_questions(users, parts, part, **policy) for part in ("valid", "test")}
+    options = {"seed": seed, **policy}
+    if not expected or not all(asked for asked, _ in plain.values()):
+        with pytest.raises(DataError, match=r"nobody to evaluate|is left for training"):
+            STRATEGIES[strategy](log_of(rows), catalog_of(N_ITEMS), **options)
+        return
+    split = STRATEGIES[strategy](log_of(rows), catalog_of(N_ITEMS), **options)
     assert triples(split.train) == expected
     p = split.protocol
     for part, holdout, prefix in (("valid", split.valid, "valid_"), ("test", split.test, "")):
-        asked, counts = plain_questions(users, parts, part, **policy)
+        asked, counts = plain[part]
         assert questions(holdout) == asked
         assert list(questions(holdout)) == sorted(asked)
         for name in (
             "users", "repeated_targets", "cold_targets", "no_history", "repeats_dropped", "cold_dropped"
         ):  # fmt: skip
             assert getattr(p, prefix + name) == counts[name], prefix + name
+        assert getattr(p, prefix + "known_users") == len(set(asked) & set(expected))
     tests = questions(split.test).values()
     assert p.tie_rate_last_two == pytest.approx(np.mean([h[-1][1] == t[1] for h, t in tests]))
     train_times = [t for events in expected.values() for _, t in events]
     later = np.mean([[t > target[1] for t in train_times] for _, target in tests])
     assert p.train_after_target == pytest.approx(later)
     assert (p.log_users, p.train_users, p.train_events) == (len(users), len(expected), len(train_times))
-    neighbours = [a[1] == b[1] for e in users.values() for a, b in zip(e, e[1:], strict=False)]
+    neighbours = [a[1] == b[1] for e in users.values() for a, b in pairwise(e)]
     assert p.tie_rate_neighbours == pytest.approx(np.mean(neighbours) if neighbours else 0)
 
 
@@ -244,7 +242,13 @@ def test_temporal_by_hand():
         "b": ([(1, 5), (4, 55), (0, 80)], (5, 90)),  # nobody has item 5 in training
     }
     p = split.protocol
-    assert (p.users, p.no_history, p.repeated_targets, p.cold_targets, p.valid_cold_targets) == (2, 1, 1, 1, 1)
+    assert (p.users, p.no_history, p.repeated_targets, p.cold_targets, p.valid_cold_targets) == (
+        2,
+        1,
+        1,
+        1,
+        1,
+    )
     kept = temporal(
         log_of(ROWS), catalog_of(6), dataset="x", valid_quantile=0.5, test_quantile=0.75, repeats="drop"
     )
@@ -264,7 +268,9 @@ def test_events_of_the_moment_itself_all_lie_behind_it():
 def test_more_users_held_out_are_drawn_with_the_seed():
     rows = [(f"u{u}", f"i{n}", n) for u in range(20) for n in range(3)]
     drawn = [
-        hold_out_users(log_of(rows), catalog_of(3), dataset="x", test_users=0.25, seed=s).test.histories.user_ids
+        hold_out_users(
+            log_of(rows), catalog_of(3), dataset="x", test_users=0.25, seed=s
+        ).test.histories.user_ids
         for s in (1, 1, 2)
     ]
     assert drawn[0] == drawn[1] != drawn[2]

@@ -19,11 +19,11 @@ def test_a_run_from_the_log_to_the_report(config, tmp_path, name, capsys):
     # Validated by loss, which reads histories and targets as documents, on users that are not in training.
     training = {"epochs": 1, "batch_tokens": 400, "validation": {"every": 1, "metric": "loss", "users": None}}
     path = config(split=SPLITS[name], finetune=training)
-    printed = llmrec("run", path, capsys=capsys).err
+    printed = llmrec("run", path, capsys=capsys).out
     run = tmp_path / "run"
     protocol = json.loads((run / "protocol.json").read_text())
     assert protocol["split"] == name
-    assert f"{protocol['users']:,} for the test" in printed.replace("\n", " ")
+    assert f"and {protocol['users']:,} for the test" in " ".join(printed.split())
     events = pl.read_parquet(run / "split" / "events.parquet")
     targets = events.filter(pl.col("part") == "test")
     assert len(targets) == protocol["users"] > 1

@@ -66,6 +66,4 @@ class PartedLog:
                 raise DataError(
                     f"User {name!r} has {what} marked {PARTS[part]!r}. Expected at most one per user, with events before it."
                 )
-        return Holdout(
-            events.spans(user, start, target), events.items[target], events.timestamps[target]
-        )
+        return Holdout(events.spans(user, start, target), events.items[target], events.timestamps[target])

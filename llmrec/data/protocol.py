@@ -26,7 +26,7 @@ class Protocol:
     users: int  # test questions
     items: int  # size of the candidate set: always the whole catalogue
     interactions: int
-    time_resolution: int  # seconds: 1, 60, 3600 or 86400
+    time_resolution: int  # of the training timestamps, in seconds: 1, 60, 3600 or 86400
     tie_rate_last_two: float  # share of test targets with the same timestamp as the event before
     tie_rate_neighbours: float  # share of neighbouring events that have the same timestamp
     repeated_targets: int  # test targets that the user had seen before; unreachable if exclude_seen
@@ -46,7 +46,9 @@ class Protocol:
     log_users: int = 0  # users of the log; 0 where it is not recorded
     train_users: int = 0  # users with a training event
     train_events: int = 0
-    train_after_target: float | None = None  # share of training events later than a test target, mean of targets
+    train_after_target: float | None = None  # share of training events later than a test target, on average
+    known_users: int = 0  # test questions of users who have a training event
+    valid_known_users: int = 0
     valid_users: int = 0  # validation questions
     valid_repeated_targets: int = 0
     cold_targets: int = 0  # test targets without a training event: only content can find them

@@ -44,9 +44,10 @@ def ask(log: PartedLog, n_items: int, *, repeats: str, cold_items: str) -> tuple
         )
     counts = np.bincount(events.items[trained], minlength=n_items)  # [N]
     first = first_seen(log, n_items)
+    known = np.bincount(owners[trained], minlength=len(events)) > 0  # [U]
     facts: dict[str, Any] = {
         "log_users": len(events),
-        "train_users": len(np.unique(owners[trained])),
+        "train_users": int(known.sum()),
         "train_events": int(trained.sum()),
     }
     for part, prefix, word in ((VALID, "valid_", "validation"), (TEST, "", "test")):
@@ -59,6 +60,7 @@ def ask(log: PartedLog, n_items: int, *, repeats: str, cold_items: str) -> tuple
         parts[target[~asked]] = CONTEXT
         found = {
             "users": int(asked.sum()),
+            "known_users": int(known[owners[target[asked]]].sum()),
             "repeated_targets": int((repeated & asked).sum()),
             "cold_targets": int((cold & asked).sum()),
             "no_history": int(bare.sum()),

@@ -41,7 +41,7 @@ class Split:
     valid: Holdout
     test: Holdout
     protocol: Protocol
-    log: PartedLog | None = None  # every event, as the files have it; None for a split that was put together by hand
+    log: PartedLog | None = None  # every event, as files have it; None if the split was put together by hand
 
     @property
     def n_items(self) -> int:
@@ -284,7 +284,8 @@ def _split(
         exclude_seen=exclude_seen,
         items=len(catalog),
         interactions=len(frame),
-        time_resolution=time_resolution(events.timestamps),
+        # Prompts are written with it, so it must not know of a held-out event.
+        time_resolution=time_resolution(events.timestamps[log.parts == TRAIN]),
         tie_rate_neighbours=float(np.mean(same_time[same_user])) if same_user.any() else 0.0,
         first_timestamp=int(events.timestamps.min()),
         last_timestamp=int(events.timestamps.max()),
@@ -299,4 +300,5 @@ def _last_of_each_user(events: Histories, chosen: NDArray[np.bool_]) -> NDArray[
     """Return the places of the last chosen event of each user who has any."""
     place = np.flatnonzero(chosen)
     owner = events.indptr.searchsorted(place, side="right")
-    return place[np.diff(owner, append=-1) != 0]
+    last: NDArray[np.int64] = place[np.diff(owner, append=-1) != 0]
+    return last

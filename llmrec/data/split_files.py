@@ -62,7 +62,7 @@ def read_split(folder: Path) -> tuple[Split, Catalog]:
             catalog.indices(rows["item_id"].to_list()),
             rows["timestamp"].to_numpy().astype(np.int64),
         )
-        places = dict(zip(PARTS, range(len(PARTS)), strict=True))
+        places = {name: place for place, name in enumerate(PARTS)}
         parts = rows["part"].replace_strict(places, return_dtype=pl.UInt8).to_numpy()
         return split_by_parts(PartedLog(events, parts), protocol), catalog
     except (OSError, ValueError, TypeError, KeyError, DataError, pl.exceptions.PolarsError) as error:

@@ -13,7 +13,7 @@ SPLITS = {
     "leave-one-out": "Each user's last event is the test question and the one before it the validation question; "
     "everything earlier is for training. Settings and epochs are chosen on the validation questions only.",
     "temporal": "Two moments cut the log for all users. Events before the first are for training. The validation question "
-    "is a user's last event between the two, the test question the last one after the second, each asked with all of the "
+    "is a user's last event between the two, the test question the last one from the second on, each asked with all of the "
     "user's earlier events. Settings and epochs are chosen on the validation questions only.",
     "users": "Users are held out at random, and all events of the others are for training. The question is a held-out "
     "user's last event, asked with all earlier ones. Settings and epochs are chosen on other held-out users than the test's.",
@@ -124,10 +124,15 @@ def _questions(p: Protocol) -> str:
         (p.repeats_dropped, p.valid_repeats_dropped, "the user has seen the target before"),
         (p.cold_dropped, p.valid_cold_dropped, "the target has no training event"),
     ]
-    reasons = [f"{test:,} test and {valid:,} validation questions because {why}" for test, valid, why in left if test or valid]
+    reasons = [
+        f"{test:,} test and {valid:,} validation questions because {why}"
+        for test, valid, why in left
+        if test or valid
+    ]
     return (
         f"{p.users:,} for the test and {p.valid_users:,} for validation, at most one of each per user. Training has "
-        f"{p.train_events:,} events of {p.train_users:,} users. "
+        f"{p.train_events:,} events of {p.train_users:,} users, among them {p.known_users:,} of the test's and "
+        f"{p.valid_known_users:,} of the validation's. "
         + (f"Not asked: {sentence_list(reasons)}." if reasons else "No possible question is left out.")
     )
 
