@@ -3,91 +3,16 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from split_cases import catalog_of, log_of
 
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories
-from llmrec.data.interactions import Interactions, time_resolution
+from llmrec.data.interactions import time_resolution
 from llmrec.data.sources import read_catalog, read_interactions
 from llmrec.data.split import leave_one_out
-from llmrec.data.split_files import read_split, write_split
 from llmrec.errors import DataError
 
 COLUMNS = {"user_id": "user", "item_id": "item", "timestamp": "time", "title": "title"}
-
-
-def log_of(rows):
-    return Interactions.from_frame(
-        pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
-    )
-
-
-def catalog_of(n):
-    names = tuple(f"i{k}" for k in range(n))
-    return Catalog(names, names)
-
-
-events = st.lists(
-    st.tuples(st.sampled_from("abc"), st.integers(0, 4).map("i{}".format), st.integers(0, 5)),
-    min_size=1,
-    max_size=40,
-)
-
-
-@given(events)
-def test_leave_one_out_against_a_plain_loop(rows):
-    catalog = catalog_of(5)
-    by_user = {}
-    for user, item, time in sorted(rows, key=lambda r: r[2]):  # stable: ties keep source order
-        by_user.setdefault(user, []).append((catalog.index(item), time))
-    if not any(len(e) >= 3 for e in by_user.values()):
-        with pytest.raises(DataError, match="nobody to evaluate"):
-            leave_one_out(log_of(rows), catalog, dataset="x", short_histories="train")
-        return
-    split = leave_one_out(log_of(rows), catalog, dataset="x", short_histories="train")
-    assert split.train.user_ids == tuple(sorted(by_user))
-    held = sorted(u for u in by_user if len(by_user[u]) >= 3)
-    assert split.test.histories.user_ids == split.valid.histories.user_ids == tuple(held)
-    for history in split.train:
-        expected = by_user[history.user_id]
-        expected = expected[:-2] if history.user_id in held else expected
-        assert list(zip(history.items, history.timestamps, strict=True)) == expected
-    for row, user in enumerate(held):
-        for holdout, cut in ((split.valid, 2), (split.test, 1)):
-            history = holdout.histories[row]
-            assert list(zip(history.items, history.timestamps, strict=True)) == by_user[user][:-cut]
-            target = (holdout.target_items[row], holdout.target_timestamps[row])
-            assert target == by_user[user][-cut]
-    p = split.protocol
-    assert p.tie_rate_last_two == pytest.approx(
-        np.mean([by_user[u][-1][1] == by_user[u][-2][1] for u in held])
-    )
-    assert p.repeated_targets == sum(by_user[u][-1][0] in [i for i, _ in by_user[u][:-1]] for u in held)
-    assert p.short_histories == len(by_user) - len(held)
-
-
-@given(events)
-def test_split_survives_its_files(tmp_path_factory, rows):
-    catalog = catalog_of(5)
-    try:
-        split = leave_one_out(log_of(rows), catalog, dataset="x", short_histories="train")
-    except DataError:
-        return
-    folder = tmp_path_factory.mktemp("split")
-    write_split(folder, split, catalog)
-    again, same_catalog = read_split(folder)
-    assert same_catalog.item_ids == catalog.item_ids
-    assert again.protocol == split.protocol
-    pairs = [(split.train, again.train)]
-    for a, b in ((split.valid, again.valid), (split.test, again.test)):
-        pairs.append((a.histories, b.histories))
-        assert (a.target_items == b.target_items).all()
-        assert (a.target_timestamps == b.target_timestamps).all()
-    for a, b in pairs:
-        assert a.user_ids == b.user_ids
-        for name in ("indptr", "items", "timestamps"):
-            assert (getattr(a, name) == getattr(b, name)).all()
 
 
 def test_shuffled_ties_depend_on_the_seed_only_and_keep_time_order():

@@ -146,7 +146,7 @@ def test_every_system_number_and_fact_is_in_both_forms(
             assert words.interval_text(d.low, d.high) in text
         for fact in (
             "Mind the gap.", "From a test, CC0.", "1.2.3", "llmrec run x.yaml", "an abacus", "25.0%", "All 120 test users",
-            "seed 17", "tiny", "2.50%", "Weakness of this split", "25.0% of users have the same time", "Head: ",
+            "seed 17", "tiny", "2.50%", "Weakness of this split", "25.0% of test targets have the same time", "Head: ",
         ):  # fmt: skip
             assert fact in text, fact
 

@@ -1,30 +1,47 @@
-"""Time-ordered splits."""
+"""Splits: which events are learned from, and which are asked for.
+
+Every event of the log has a part (:mod:`llmrec.data.parts`). The training histories are each user's train events. A
+question of the validation (the test) is an event marked valid (test), and its history is *all* of that user's earlier
+events, whatever their part.
+
+Shapes: U users, E events of all of them together.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories, Holdout
 from llmrec.data.interactions import Interactions, time_resolution
+from llmrec.data.parts import CONTEXT, TEST, TRAIN, VALID, PartedLog
 from llmrec.data.protocol import Protocol
-from llmrec.errors import DataError
+from llmrec.data.questions import ask
+from llmrec.errors import ConfigError, DataError
 
-__all__ = ["Split", "hold_out_last", "leave_one_out"]
+__all__ = ["Policies", "Split", "hold_out_users", "leave_one_out", "split_by_parts", "temporal"]
 
 _MIN_EVENTS = 3  # one to learn from, one to validate, one to test
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Training histories, and the questions asked for validation and for the test."""
+    """Training histories, and the questions asked for validation and for the test.
 
-    train: Histories
+    A user may be in any of the three without being in the others, and the questions of validation and test may be of
+    different users.
+    """
+
+    train: Histories  # none of them empty
     valid: Holdout
     test: Holdout
     protocol: Protocol
+    log: PartedLog | None = None  # every event, as files have it; None if the split was put together by hand
 
     @property
     def n_items(self) -> int:
@@ -32,15 +49,44 @@ class Split:
         return self.protocol.items
 
 
+class Policies(TypedDict, total=False):
+    """What all splits have to decide.
+
+    dataset
+        Name for the reports.
+    ties
+        "source" (the default) keeps the order of the log among equal timestamps, "shuffle" draws it with ``seed``.
+    seed
+        Of everything that is drawn; 0 if left out.
+    exclude_seen
+        Recorded for the recommend stage: whether a user's own items are no candidates (the default) or are.
+    repeats
+        What to do with questions whose target the user has seen before. "keep" (the default): ask them; under
+        ``exclude_seen`` they are misses for every system. "drop": leave them out.
+    cold_items
+        What to do with questions whose target has no training event. "keep" (the default): ask them; systems that know
+        items by their interactions only have to guess. "drop": leave them out. The candidates are all items in any case.
+    """
+
+    dataset: Required[str]
+    ties: str
+    seed: int
+    exclude_seen: bool
+    repeats: str
+    cold_items: str
+
+
+Parts = NDArray[np.uint8]  # [E] places in PARTS
+Mark = Callable[[Histories, int], tuple[Parts, dict[str, Any]]]
+"""Gives the events their parts, with a seed; and the fields of the protocol that only this split has."""
+
+
 def leave_one_out(
     interactions: Interactions,
     catalog: Catalog,
     *,
-    dataset: str,
-    ties: str = "source",
-    seed: int = 0,
-    exclude_seen: bool = True,
     short_histories: str = "error",
+    **policies: Unpack[Policies],
 ) -> Split:
     """Hold out each user's last event for the test and the one before it for validation.
 
@@ -53,90 +99,206 @@ def leave_one_out(
 
     Parameters
     ----------
-    dataset
-        Name for the reports.
-    ties
-        "source" keeps the order of the log among equal timestamps, "shuffle" draws it with ``seed``.
-    exclude_seen
-        Recorded for the recommend stage: whether a user's own items are candidates.
     short_histories
         What to do with users of fewer than 3 events: "error", or "train" to learn from them only.
+    policies
+        See :class:`Policies`.
 
     Raises
     ------
     DataError
-        An item is not in the catalogue, a history is too short, or no user is left to evaluate.
+        An item is not in the catalogue, a history is too short, or no question is left.
     """
+
+    def mark(events: Histories, seed: int) -> tuple[Parts, dict[str, Any]]:
+        short = np.flatnonzero(events.lengths < _MIN_EVENTS)
+        if len(short) and short_histories == "error":
+            raise DataError(
+                f"{len(short):,} of {len(events):,} users have fewer than {_MIN_EVENTS} events, for example user "
+                f"{events.user_ids[short[0]]!r} with {events.lengths[short[0]]}. Leave-one-out expects one event to learn "
+                "from, one to validate on and one to test on. Set split.short_histories to 'train' to use such users for "
+                "training only, or remove them from the log."
+            )
+        last = events.indptr[1:][events.lengths >= _MIN_EVENTS] - 1
+        parts = np.full(len(events.items), TRAIN, dtype=np.uint8)
+        parts[last - 1], parts[last] = VALID, TEST
+        return parts, {"short_histories": len(short)}
+
+    return _split("leave-one-out", mark, interactions, catalog, **policies)
+
+
+def temporal(
+    interactions: Interactions,
+    catalog: Catalog,
+    *,
+    valid_quantile: float = 0.8,
+    test_quantile: float = 0.9,
+    **policies: Unpack[Policies],
+) -> Split:
+    """Cut the log for all users at two moments: training before the first, validation up to the second, then the test.
+
+    A user's question is the last event of that user in the period, and its history all earlier events, those of the
+    period included: they exist by then, though nothing was learned from them. This is the global temporal split with the
+    last interaction as the target (Gusak et al. 2025, arXiv 2507.16289), validated on the period before the test. Users
+    with nothing before their target are not asked, and counted.
+
+    Caveats: only users who are active in a period are asked, so the sample is one of active users, and a small one where
+    the log is uneven. One pair of moments is one draw of what was in fashion. Systems are not trained again on the
+    validation period, so the test asks about a time that lies further ahead than a live system's would, and some targets
+    are items that training has never seen. Events of the same time as a moment all fall behind it, so less than the
+    quantile may be left for training.
+
+    Parameters
+    ----------
+    valid_quantile, test_quantile
+        The first and the second moment: that of the first event, in order of time, behind this share of all events.
+    policies
+        See :class:`Policies`.
+
+    Raises
+    ------
+    ConfigError
+        The quantiles are not in order.
+    DataError
+        An item is not in the catalogue, or no training event or no question is left.
+    """
+    if not 0 < valid_quantile < test_quantile < 1:
+        raise ConfigError(
+            f"The split got valid_quantile={valid_quantile} and test_quantile={test_quantile}. Expected two shares of the "
+            "events between 0 and 1, that of the test above that of the validation."
+        )
+
+    def mark(events: Histories, seed: int) -> tuple[Parts, dict[str, Any]]:
+        times = events.timestamps
+        order = np.sort(times)
+        valid_from, test_from = (int(order[int(q * len(order))]) for q in (valid_quantile, test_quantile))
+        parts = np.where(times < valid_from, TRAIN, CONTEXT).astype(np.uint8)
+        inside = (times >= valid_from) & (times < test_from)
+        parts[_last_of_each_user(events, inside)] = VALID
+        parts[_last_of_each_user(events, times >= test_from)] = TEST
+        return parts, {
+            "valid_quantile": valid_quantile,
+            "test_quantile": test_quantile,
+            "valid_from": valid_from,
+            "test_from": test_from,
+        }
+
+    return _split("temporal", mark, interactions, catalog, **policies)
+
+
+def hold_out_users(
+    interactions: Interactions,
+    catalog: Catalog,
+    *,
+    valid_users: float = 0.1,
+    test_users: float = 0.1,
+    **policies: Unpack[Policies],
+) -> Split:
+    """Hold out users: all events of the others are for training, and the held-out users' last events are asked for.
+
+    This is what a system meets that is not trained again for every new user (strong generalisation: Marlin 2004; Liang et
+    al. 2018, arXiv 1802.05814). Held-out users with a single event are not asked, and counted.
+
+    Caveats: as with leave-one-out, training events can be later than a target. Systems that learn something per user have
+    nothing to say. Fewer users are asked, so intervals are wider.
+
+    Parameters
+    ----------
+    valid_users, test_users
+        Shares of all users, drawn with the seed.
+    policies
+        See :class:`Policies`.
+
+    Raises
+    ------
+    ConfigError
+        The shares are not between 0 and 1, or leave nobody for training.
+    DataError
+        An item is not in the catalogue, or no training event or no question is left.
+    """
+    if not (valid_users > 0 and test_users > 0 and valid_users + test_users < 1):
+        raise ConfigError(
+            f"The split got valid_users={valid_users} and test_users={test_users}. Expected two shares of the users above "
+            "0 that sum to less than 1."
+        )
+
+    def mark(events: Histories, seed: int) -> tuple[Parts, dict[str, Any]]:
+        n_test, n_valid = (round(share * len(events)) for share in (test_users, valid_users))
+        drawn = np.random.default_rng(seed).permutation(len(events))
+        part_of = np.full(len(events), TRAIN, dtype=np.uint8)  # [U]
+        part_of[drawn[:n_test]], part_of[drawn[n_test : n_test + n_valid]] = TEST, VALID
+        parts = np.repeat(np.where(part_of == TRAIN, TRAIN, CONTEXT).astype(np.uint8), events.lengths)
+        parts[events.indptr[1:][part_of != TRAIN] - 1] = part_of[part_of != TRAIN]
+        return parts, {"valid_share": valid_users, "test_share": test_users}
+
+    return _split("users", mark, interactions, catalog, **policies)
+
+
+def split_by_parts(log: PartedLog, protocol: Protocol) -> Split:
+    """Return the split that the parts describe.
+
+    Raises
+    ------
+    DataError
+        A user has two questions of a part, or one with nothing before it.
+    """
+    return Split(log.training(), log.questions(VALID), log.questions(TEST), protocol, log)
+
+
+def _split(
+    name: str,
+    mark: Mark,
+    interactions: Interactions,
+    catalog: Catalog,
+    *,
+    dataset: str,
+    ties: str = "source",
+    seed: int = 0,
+    exclude_seen: bool = True,
+    repeats: str = "keep",
+    cold_items: str = "keep",
+) -> Split:
+    for policy, value in (("repeats", repeats), ("cold_items", cold_items)):
+        if value not in ("keep", "drop"):
+            raise ConfigError(f"The split got {policy}={value!r}. Expected 'keep' or 'drop'.")
     ordered = interactions.sort(ties, seed)
     frame = ordered.frame
-    items = catalog.indices(frame["item_id"].to_list())
-    timestamps = frame["timestamp"].to_numpy().astype(np.int64)
     counts = frame.group_by("user_id", maintain_order=True).len()
-    user_ids = tuple(counts["user_id"].to_list())
-    lengths = counts["len"].to_numpy().astype(np.int64)
-    everything = Histories(user_ids, np.concatenate([[0], np.cumsum(lengths)]), items, timestamps)
-
-    short = np.flatnonzero(lengths < _MIN_EVENTS)
-    if len(short) and short_histories == "error":
-        raise DataError(
-            f"{len(short):,} of {len(lengths):,} users have fewer than {_MIN_EVENTS} events, for example user "
-            f"{user_ids[short[0]]!r} with {lengths[short[0]]}. Leave-one-out expects one event to learn from, one "
-            "to validate on and one to test on. Set split.short_histories to 'train' to use such users for "
-            "training only, or remove them from the log."
-        )
-    held = np.flatnonzero(lengths >= _MIN_EVENTS)
-    if not len(held):
-        raise DataError(
-            f"None of the {len(lengths):,} users has {_MIN_EVENTS} events or more, so there is nobody to evaluate. "
-            "Expected histories; check that the user id column is the right one."
-        )
-    stops = everything.indptr[1:]
-    last = stops[held] - 1
-    seen = _seen_before(everything, held)
-    gap = np.diff(timestamps)
-    same_user = np.ones(len(timestamps) - 1, dtype=bool)
-    same_user[stops[:-1] - 1] = False
-
+    events = Histories(
+        tuple(counts["user_id"].to_list()),
+        np.concatenate([[0], np.cumsum(counts["len"].to_numpy().astype(np.int64))]),
+        catalog.indices(frame["item_id"].to_list()),
+        frame["timestamp"].to_numpy().astype(np.int64),
+    )
+    parts, facts = mark(events, seed)
+    log, asked = ask(PartedLog(events, parts), len(catalog), repeats=repeats, cold_items=cold_items)
+    same_user = log.owners[1:] == log.owners[:-1]
+    same_time = events.timestamps[1:] == events.timestamps[:-1]
+    fields = {"short_histories": 0, **asked, **facts}
     protocol = Protocol(
         dataset=dataset,
         dataset_sha256=ordered.sha256(catalog),
-        split="leave-one-out",
+        split=name,
         ties=ties,
         seed=seed,
         exclude_seen=exclude_seen,
-        users=len(held),
         items=len(catalog),
         interactions=len(frame),
-        time_resolution=time_resolution(timestamps),
-        tie_rate_last_two=float(np.mean(timestamps[last] == timestamps[last - 1])),
-        tie_rate_neighbours=float(np.mean(gap[same_user] == 0)) if same_user.any() else 0.0,
-        repeated_targets=int(seen.sum()),
-        short_histories=len(short),
-        first_timestamp=int(timestamps.min()),
-        last_timestamp=int(timestamps.max()),
+        # Prompts are written with it, so it must not know of a held-out event.
+        time_resolution=time_resolution(events.timestamps[log.parts == TRAIN]),
+        tie_rate_neighbours=float(np.mean(same_time[same_user])) if same_user.any() else 0.0,
+        first_timestamp=int(events.timestamps.min()),
+        last_timestamp=int(events.timestamps.max()),
+        repeats=repeats,
+        cold_items=cold_items,
+        **fields,
     )
-    return hold_out_last(everything, held, protocol)
+    return split_by_parts(log, protocol)
 
 
-def hold_out_last(everything: Histories, held: np.ndarray, protocol: Protocol) -> Split:
-    """Split the events of all users into training and, for the users ``held``, the last two."""
-    rows = np.arange(len(everything))
-    starts, stops = everything.indptr[:-1], everything.indptr[1:]
-    trained = stops - 2 * np.isin(rows, held)
-
-    def holdout(target: np.ndarray) -> Holdout:
-        past = everything.spans(held, starts[held], target)
-        return Holdout(past, everything.items[target], everything.timestamps[target])
-
-    last = stops[held] - 1
-    return Split(
-        train=everything.spans(rows, starts, trained),
-        valid=holdout(last - 1),
-        test=holdout(last),
-        protocol=protocol,
-    )
-
-
-def _seen_before(histories: Histories, rows: np.ndarray) -> np.ndarray:
-    """Say for each user whether the last item occurs earlier in the history."""
-    return np.array([h.items[-1] in h.items[:-1] for h in (histories[int(r)] for r in rows)])
+def _last_of_each_user(events: Histories, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the places of the last chosen event of each user who has any."""
+    place = np.flatnonzero(chosen)
+    owner = events.indptr.searchsorted(place, side="right")
+    last: NDArray[np.int64] = place[np.diff(owner, append=-1) != 0]
+    return last

@@ -5,22 +5,27 @@ from __future__ import annotations
 from llmrec.data.protocol import Protocol
 from llmrec.eval.compare import Comparison
 from llmrec.eval.context import ReportContext
-from llmrec.eval.words import date, percent
+from llmrec.eval.words import date, percent, sentence_list
 
 __all__ = ["SPLITS", "WEAKNESSES", "protocol_words", "sample_words"]
 
 SPLITS = {
     "leave-one-out": "Each user's last event is the test question and the one before it the validation question; "
     "everything earlier is for training. Settings and epochs are chosen on the validation questions only.",
-    "temporal": "One moment cuts the log for all users: earlier events are for training, and the first later event "
-    "of a user is the question.",
+    "temporal": "Two moments cut the log for all users. Events before the first are for training. The validation question "
+    "is a user's last event between the two, the test question the last one from the second on, each asked with all of the "
+    "user's earlier events. Settings and epochs are chosen on the validation questions only.",
+    "users": "Users are held out at random, and all events of the others are for training. The question is a held-out "
+    "user's last event, asked with all earlier ones. Settings and epochs are chosen on other held-out users than the test's.",
 }
 WEAKNESSES = {
     "leave-one-out": "Test events of different users lie at different times, so training data of one user can be "
     "newer than the test event of another. Every system can profit from this knowledge of the future, and the "
     "numbers are higher than a live system would reach.",
-    "temporal": "Only users with an event after the cut are asked, so active users count more; and the numbers "
-    "depend on which moment was chosen.",
+    "temporal": "Only users who are active after the cut are asked, so active users count more; one pair of moments is one "
+    "draw of what was in fashion; and nothing is learned from the validation period, which a live system would do.",
+    "users": "Training data can be newer than a test event, so every system can profit from knowledge of the future, and the "
+    "numbers are higher than a live system would reach. Systems that learn something per user cannot be used.",
 }
 _RESOLUTIONS = {1: "one second", 60: "one minute", 3600: "one hour", 86400: "one day"}
 
@@ -31,7 +36,7 @@ def protocol_words(comparison: Comparison, ctx: ReportContext) -> list[tuple[str
     words = [
         (
             "Data",
-            f"{p.dataset}: {p.interactions:,} events of {p.users + p.short_histories:,} users with {p.items:,} items. "
+            f"{p.dataset}: {p.interactions:,} events of {p.all_users:,} users with {p.items:,} items. "
             f"Fingerprint of events and catalogue (SHA-256): {p.dataset_sha256[:16]}.",
         ),
         (
@@ -39,10 +44,12 @@ def protocol_words(comparison: Comparison, ctx: ReportContext) -> list[tuple[str
             f"{date(p.first_timestamp)} to {date(p.last_timestamp)} (UTC). Timestamps resolve "
             f"{_RESOLUTIONS.get(p.time_resolution, f'{p.time_resolution:,} seconds')}.",
         ),
-        ("Split", SPLITS.get(p.split, f"{p.split}.") + _short_histories(p)),
-        ("Weakness of this split", WEAKNESSES.get(p.split, "Not stated for this split.")),
+        ("Split", SPLITS.get(p.split, f"{p.split}.") + _moments(p) + _short_histories(p)),
+        ("Weakness of this split", WEAKNESSES.get(p.split, "Not stated for this split.") + _future(p)),
+        ("Questions", _questions(p)),
         ("Ties in time", _ties(p)),
         ("Items already seen", _seen(p, comparison)),
+        ("Items new to training", _cold(p)),
         (
             "Candidates",
             f"The whole catalogue of {p.items:,} items is ranked for every user; no sampled negatives, which "
@@ -84,6 +91,66 @@ def sample_words(comparison: Comparison, ctx: ReportContext) -> str:
     return f"A sample of {comparison.users:,} of {total:,} test users. {how}"
 
 
+def _moments(p: Protocol) -> str:
+    """Return what a split was cut by, where it says."""
+    if p.valid_from is not None and p.test_from is not None:
+        return (
+            f" Validation from {date(p.valid_from, p.time_resolution)}, test from {date(p.test_from, p.time_resolution)} "
+            f"({percent(p.valid_quantile)} and {percent(p.test_quantile)} of all events lie before, fewer where many have "
+            "that very time)."
+        )
+    if p.test_share is not None:
+        return (
+            f" Held out: {percent(p.valid_share)} of the users for validation, {percent(p.test_share)} for the test "
+            f"(seed {p.seed})."
+        )
+    return ""
+
+
+def _future(p: Protocol) -> str:
+    if p.train_after_target is None:
+        return ""
+    if not p.train_after_target:
+        return " No training event is later than a test target."
+    return f" Here, {percent(p.train_after_target)} of the training events are later than a test target, on average."
+
+
+def _questions(p: Protocol) -> str:
+    """Return how many questions there are, and which are not asked."""
+    if not p.train_events:  # a protocol of an earlier version
+        return f"{p.users:,} for the test, one per user."
+    left = [
+        (p.no_history, p.valid_no_history, "nothing comes before the target"),
+        (p.repeats_dropped, p.valid_repeats_dropped, "the user has seen the target before"),
+        (p.cold_dropped, p.valid_cold_dropped, "the target has no training event"),
+    ]
+    reasons = [
+        f"{test:,} test and {valid:,} validation questions because {why}"
+        for test, valid, why in left
+        if test or valid
+    ]
+    return (
+        f"{p.users:,} for the test and {p.valid_users:,} for validation, at most one of each per user. Training has "
+        f"{p.train_events:,} events of {p.train_users:,} users, among them {p.known_users:,} of the test's and "
+        f"{p.valid_known_users:,} of the validation's. "
+        + (f"Not asked: {sentence_list(reasons)}." if reasons else "No possible question is left out.")
+    )
+
+
+def _cold(p: Protocol) -> str:
+    """Return what becomes of targets that nobody has in training."""
+    if not p.train_events:
+        return "How many targets have no training event is not recorded."
+    if p.cold_items == "drop":
+        return "Are candidates, but not asked for: questions whose target has no training event are left out."
+    return (
+        f"{p.cold_targets:,} test and {p.valid_cold_targets:,} validation targets have no training event. They are asked "
+        "for; a system that knows items by their interactions only cannot tell them apart."
+        if p.cold_targets or p.valid_cold_targets
+        else "Every target has a training event."
+    )
+
+
 def _short_histories(p: Protocol) -> str:
     if not p.short_histories:
         return ""
@@ -106,12 +173,15 @@ def _ties(p: Protocol) -> str:
         else ""
     )
     return (
-        f"{kept} {percent(p.tie_rate_last_two)} of users have the same time on their last two events, and "
+        f"{kept} {percent(p.tie_rate_last_two)} of test targets have the same time as the event before them, and "
         f"{percent(p.tie_rate_neighbours)} of neighbouring events have equal times.{why}"
     )
 
 
 def _seen(p: Protocol, comparison: Comparison) -> str:
+    if p.repeats == "drop":
+        what = "no candidates" if p.exclude_seen else "candidates, so an item can be recommended again"
+        return f"Are {what}. Questions whose target the user has seen before are left out."
     if not p.exclude_seen:
         return f"Are candidates: an item can be recommended again. {p.repeated_targets:,} test targets are repeats."
     lost = comparison.evaluations[0].counts.get("unreachable", 0)

@@ -54,7 +54,7 @@ def model_card(
     identifiers, counts = parts.identifiers, trained.get("counts", {})
     n_new = len(identifiers.new_tokens)
     p = protocol
-    ties = f"{p.ties} order ({p.tie_rate_last_two:.0%} of users have their last two events at the same time)"
+    ties = f"{p.ties} order ({p.tie_rate_last_two:.0%} of test targets have the time of the event before)"
     seen = "ruled out" if p.exclude_seen else "allowed"
     lines = [
         f"# {config.name}",
@@ -66,8 +66,8 @@ def model_card(
         "",
         "## Data and protocol",
         "",
-        f"{p.dataset}: {p.users:,} users, {p.items:,} items, {p.interactions:,} interactions (SHA-256 of events and "
-        f"catalogue {p.dataset_sha256[:16]}). Split: {p.split}, ties in {ties}. Seen items are {seen}.",
+        f"{p.dataset}: {p.all_users:,} users, {p.items:,} items, {p.interactions:,} interactions (SHA-256 of events and "
+        f"catalogue {p.dataset_sha256[:16]}). Split: {p.split}, {p.users:,} test users, ties in {ties}. Seen items are {seen}.",
         "",
         "## Training",
         "",

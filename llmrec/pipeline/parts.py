@@ -14,7 +14,7 @@ from llmrec import cache
 from llmrec.config import RunConfig
 from llmrec.data.catalog import Catalog
 from llmrec.data.interactions import Interactions
-from llmrec.data.split import Split, leave_one_out
+from llmrec.data.split import Policies, Split, hold_out_users, leave_one_out, temporal
 from llmrec.errors import ConfigError
 from llmrec.progress import say_once
 
@@ -109,16 +109,22 @@ def data_digests(config: RunConfig) -> dict[str, str]:
 
 def make_split(config: RunConfig, interactions: Interactions, catalog: Catalog) -> Split:
     """Split the log as the config says."""
-    data = config.data
-    return leave_one_out(
-        interactions,
-        catalog,
-        dataset=data.dataset or Path(str(data.interactions)).stem,
-        ties=config.split.ties,
-        seed=config.seed,
-        exclude_seen=config.split.exclude_seen,
-        short_histories=config.split.short_histories,
-    )
+    data, settings = config.data, config.split
+    policies: Policies = {
+        "dataset": data.dataset or Path(str(data.interactions)).stem,
+        "ties": settings.ties,
+        "seed": config.seed,
+        "exclude_seen": settings.exclude_seen,
+        "repeats": settings.repeats,
+        "cold_items": settings.cold_items,
+    }
+    if settings.strategy == "temporal":
+        moments = {"valid_quantile": settings.valid_quantile, "test_quantile": settings.test_quantile}
+        return temporal(interactions, catalog, **moments, **policies)
+    if settings.strategy == "users":
+        shares = {"valid_users": settings.valid_users, "test_users": settings.test_users}
+        return hold_out_users(interactions, catalog, **shares, **policies)
+    return leave_one_out(interactions, catalog, short_histories=settings.short_histories, **policies)
 
 
 def language_parts(

@@ -34,7 +34,8 @@ def prepare(config: RunConfig) -> tuple[Split, Catalog]:
         write_json(work / "meta.json", {"key": key, "provenance": provenance})
     p = split.protocol
     say(
-        f"Split: {p.users:,} users, {p.items:,} items, {p.interactions:,} interactions; {p.split}, ties in "
-        f"{p.ties} order ({p.tie_rate_last_two:.0%} of users have their last two events at the same time)."
+        f"Split: {p.all_users:,} users, {p.items:,} items, {p.interactions:,} interactions; {p.split}, {p.train_events:,} "
+        f"interactions for training, {p.valid_users:,} users asked for validation and {p.users:,} for the test; ties in "
+        f"{p.ties} order ({p.tie_rate_last_two:.0%} of test targets have the time of the event before)."
     )
     return split, catalog

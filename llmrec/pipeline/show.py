@@ -24,18 +24,20 @@ def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
     Raises
     ------
     DataError
-        There is no such user, or the user's history is too short to be held out.
+        There is no such user, or the split asks nothing about the user.
     """
     config = load_config(config_path, overrides)
     interactions, catalog, _ = load_data(config)
     split = make_split(config, interactions, catalog)
     users = split.test.histories.user_ids
     if user not in users:
-        known = split.train.user_ids
+        assert split.log is not None
+        known = split.log.events.user_ids
         if user in known:
             raise DataError(
-                f"User {user!r} has only {len(split.train[known.index(user)])} events, too few to hold one out, and is "
-                "used for training only. Expected a user with 3 events or more."
+                f"User {user!r} has {split.log.events.lengths[known.index(user)]} events, and nothing is asked about the user "
+                f"in the test of this split ({split.protocol.split}). Expected one of its {len(users):,} test users, for "
+                f"example {users[0]!r}."
             )
         raise DataError(
             f"There is no user {user!r} in the log of {len(known):,} users{nearest(user, known)}. Expected an id from "
@@ -58,6 +60,9 @@ def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
     title = "" if text == catalog.titles[target] else f" ({catalog.titles[target]})"
     say(f"To be generated: {text!r}{title}, {length} token{'s' if length > 1 else ''}")
 
+    if user not in split.train.user_ids:
+        say("\nNo training window: no event of this user is for training.")
+        return
     train = split.train[split.train.user_ids.index(user)]
     window = slice(-verbalizer.max_events - 1, None)
     document = verbalizer.document(History(user, train.items[window], train.timestamps[window]))

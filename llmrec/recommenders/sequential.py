@@ -99,7 +99,7 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         if not len(split.valid):
             raise DataError(
                 f"{self.name} got a split without validation users, but stops by their NDCG@10. "
-                "Expected histories of at least 3 events: check the log, or filter less."
+                "Expected validation questions: hold more out (section split), or check the log."
             )
         devices = [self.device_] if self.device_.type == "cuda" else []
         threads = torch.get_num_threads()
