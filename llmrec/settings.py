@@ -312,7 +312,7 @@ class Tuning(Section):
     trial; null for all. Other systems cost so little that they are measured on all."""
     prune: bool = False
     """Stop a trial whose best epoch so far is below the median of the trials before at that epoch (after 5 trials, from
-    epoch 5 on; systems that report epochs). Saves time, and may stop one that starts slowly."""
+    epoch 5 on; sasrec and its like). Saves time, and may stop one that starts slowly."""
     spaces: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """By system, the options to choose and their values: choices [32, 64, 128], or a range {low: 1.0e-4, high: 1.0e-2, log:
     true} with whole numbers where both ends are, and 'step'. Options of the language model have dotted names such as
@@ -322,7 +322,14 @@ class Tuning(Section):
     """What a tuning has found, by system, for the report; written by 'llmrec tune', decides nothing."""
 
     @model_validator(mode="after")
-    def _has_an_end(self) -> Tuning:
+    def _makes_sense(self) -> Tuning:
+        problems = []
         if self.trials is None and self.seconds is None:
-            raise ValueError("trials and seconds are both null; expected a limit, the same for every system")
+            problems.append("trials and seconds are both null; expected a limit, the same for every system")
+        if self.prune and self.metric != "ndcg@10":
+            problems.append(
+                f"prune is true and metric is {self.metric}; expected ndcg@10, which epochs report"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
         return self

@@ -276,6 +276,8 @@ TOKENS = {
 def test_the_language_model_is_tuned_without_the_test_and_starts_from_tuned_vectors(
     config, tmp_path, capsys, monkeypatch
 ):
+    from llmrec.pipeline import tuning_trial
+    from llmrec.recommenders.llm import LLMRecommender
     from llmrec.recommenders.sasrec import SASRec
 
     path, fits, prepare = config(**TOKENS), [], tuning.prepare
@@ -284,11 +286,21 @@ def test_the_language_model_is_tuned_without_the_test_and_starts_from_tuned_vect
         split, catalog = prepare(settings)
         return blind(split), catalog
 
-    fit = SASRec.fit
+    fit, finetune, open_decoder, trained = SASRec.fit, LLMRecommender.fit, tuning_trial.open_decoder, []
+
+    def die_once(*arguments, **options):
+        monkeypatch.setattr(tuning_trial, "open_decoder", open_decoder)
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(tuning, "prepare", prepare_blind)
     monkeypatch.setattr(SASRec, "fit", lambda self, split: (fits.append(self.dim), fit(self, split)))
-    llmrec("tune", path, capsys=capsys)
+    monkeypatch.setattr(LLMRecommender, "fit", lambda self, split: (trained.append(1), finetune(self, split)))
+    monkeypatch.setattr(tuning_trial, "open_decoder", die_once)
+    llmrec("tune", path, code=130, capsys=capsys)
     run = tmp_path / "run"
+    assert (run / "tuning" / "llm" / "trial-0" / "adapter").is_dir()
+    llmrec("tune", path, capsys=capsys)
+    assert len(trained) == 3  # what the interrupted trial had trained was used
     study = json.loads((run / "tuning" / "llm.json").read_text())
     assert [t["state"] for t in study["trials"]] == ["done"] * 3
     tuned = load_config(run / "tuned.yaml")
@@ -372,8 +384,10 @@ def test_all_mistakes_are_listed_at_once(config, capsys):
     assert (
         "tuning.trials: got 0" in llmrec("tune", path, "--set", "tuning.trials=0", code=2, capsys=capsys).err
     )
-    printed = llmrec("tune", path, "--set", "tuning.trials=null", code=2, capsys=capsys)
-    assert "trials and seconds are both null" in printed.err
+    changes = ("--set", "tuning.trials=null", "--set", "tuning.prune=true")
+    printed = llmrec("tune", path, *changes, code=2, capsys=capsys)
+    assert "tuning: trials and seconds are both null" in printed.err
+    assert "tuning: prune is true and metric is ndgc@10; expected ndcg@10" in printed.err
 
 
 def test_without_optuna_the_error_names_the_extra(config, capsys, monkeypatch):

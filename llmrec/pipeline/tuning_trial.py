@@ -19,7 +19,8 @@ from llmrec.pipeline.parts import language_parts
 from llmrec.pipeline.recommend_stage import run_identifiers
 from llmrec.pipeline.tuning_study import OnEpoch
 from llmrec.progress import bar
-from llmrec.recommenders.registry import build_recommender
+from llmrec.recommenders.registry import build_recommender, recommender_class
+from llmrec.recommenders.sequential import SequentialRecommender
 
 __all__ = ["measure_language_model", "measure_other", "validation_users"]
 
@@ -34,16 +35,17 @@ def measure_other(
     config: RunConfig, name: str, split: Split, catalog: Catalog, on_epoch: OnEpoch | None = None
 ) -> float:
     """Fit a system of this config and return its metric on the validation users."""
+    system = config.systems[name]
+    # Of a recommender that is made of others, epochs are those of its parts.
+    own_epochs = issubclass(recommender_class(system.kind_as(name)), SequentialRecommender)
     with bar(f"Fitting {name}, epochs") as progress:
 
         def epoch_done(epoch: int, of: int, metrics: dict[str, float]) -> None:
             progress(epoch, of)
-            if on_epoch is not None:
+            if on_epoch is not None and own_epochs:
                 on_epoch(epoch, metrics["ndcg@10"])
 
-        recommender = build_recommender(
-            name, config.systems[name], seed=config.seed, catalog=catalog, on_epoch=epoch_done
-        )
+        recommender = build_recommender(name, system, seed=config.seed, catalog=catalog, on_epoch=epoch_done)
         recommender.fit(split)
     users = validation_users(config, name, split)
     _, k = parse_metric(config.tuning.metric)
