@@ -338,6 +338,7 @@ def test_all_mistakes_are_listed_at_once(config, capsys):
                     "neighbours": [20, "many"],
                     "shrink": {"low": 10.0, "high": 30.0},
                     "decay": [0.5, 1.5],
+                    "kind": ["popularity"],
                 },
                 "sasrec": {
                     "dim": [],
@@ -367,6 +368,7 @@ def test_all_mistakes_are_listed_at_once(config, capsys):
         "tuning.spaces.itemknn.neighbours: got 'many'",
         "tuning.spaces.itemknn.shrink: tuning.sampler is grid; expected a range with a step, or choices",
         "decay=1.5",
+        "tuning.spaces.itemknn.kind: another kind is another system",
         "tuning.spaces.sasrec.dim: got []; expected one value or more",
         "tuning.spaces.sasrec.lr: got 'hgh' (did you mean 'high'?)",
         "tuning.spaces.sasrec.dropout: the value that the config has now, 0.2, is tried first",

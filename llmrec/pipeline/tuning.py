@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,7 @@ def tune(config_path: Path, overrides: Sequence[str] = ()) -> Path:
                 say(f"{label(name)}: left as it is.")
                 continue
             study = _study(tuned, name, space, current)
-            study.run(
-                _measure(tuned, name, split, catalog),
-                lambda trial, name=name: _say_trial(config, name, trial),  # type: ignore[misc]
-            )
+            study.run(_measure(tuned, name, split, catalog), partial(_say_trial, config, name))
             if study.exhausted:
                 say(f"{label(name)}: there are no other combinations.")
             shutil.rmtree(config.output / "tuning" / name, ignore_errors=True)  # of trials given up on

@@ -231,8 +231,10 @@ def _parse(written: Any) -> Choices | Range | str:
     """Return values as the config writes them, or what is wrong with that."""
     if isinstance(written, (list, tuple)):
         values = tuple(_plain(v) for v in written)
-        if not values or not all(v is None or isinstance(v, (bool, int, float, str)) for v in values):
+        if not values or not all(v is None or isinstance(v, (int, float, str)) for v in values):
             return f"got {written!r}; expected one value or more: numbers, texts, true, false or null"
+        if not all(math.isfinite(v) for v in values if isinstance(v, float)):
+            return f"got {written!r}; expected finite numbers"
         if len(set(map(repr, values))) < len(values):
             return f"got {written!r}; expected every value once"
         return Choices(values)
@@ -278,6 +280,8 @@ def _option_problems(
     """Return why some value of an option cannot be, by itself: together with all else that the config says."""
     if name not in config.llm_systems:
         system = config.systems[name]
+        if option == "kind":
+            return [f"{where}: another kind is another system; expected options of {system.kind_as(name)}"]
         for value in parsed.extremes():
             changed = type(system).model_validate({"kind": system.kind, **system.options, option: value})
             found = system_problems(name, changed)
