@@ -96,6 +96,14 @@ def recommend(
 
 
 @app.command()
+def tune(config: ConfigPath, set_: Overrides = None) -> None:
+    """Choose every system's settings on the validation users, with the same budget; writes OUTPUT/tuned.yaml."""
+    from llmrec.pipeline.tuning import tune as choose
+
+    choose(config, set_ or [])
+
+
+@app.command()
 def export(
     config: ConfigPath,
     output: Annotated[Path, typer.Argument(help="Folder to write; must not be there yet.")],

@@ -18,6 +18,7 @@ from llmrec.settings import (
     Prompt,
     Section,
     SplitSettings,
+    Tuning,
 )
 
 __all__ = ["LLM", "RunConfig", "System"]
@@ -62,6 +63,7 @@ class RunConfig(Section):
     systems: dict[str, System] = Field(default_factory=lambda: {"llm": System(), "popularity": System()})
     """The systems under comparison, by name."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    tuning: Tuning = Tuning()
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:

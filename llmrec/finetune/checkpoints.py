@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from llmrec.data.recommendations import replacing
-from llmrec.errors import ArtefactError, LlmrecError
+from llmrec.errors import ArtefactError
 
 __all__ = [
     "last_checkpoint",
@@ -56,7 +56,7 @@ def save_checkpoint(
 
     Raises
     ------
-    LlmrecError
+    ArtefactError
         The disk is full or cannot be written; the checkpoint before is still there.
     """
     weights, moments, groups = _weights(model), _moments(model, optimizer), _groups(optimizer)
@@ -228,7 +228,7 @@ def _explained(folder: Path, what: str, tensors: Iterable[Tensor]) -> Iterator[N
     except (OSError, SafetensorError) as error:
         before = last_checkpoint(folder)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        raise LlmrecError(
+        raise ArtefactError(
             f"{what} could not be written to {str(folder)!r}: {'the disk is full' if full else error}. Expected room "
             f"for about {sum(t.nbytes for t in tensors) / 2**20:,.0f} MiB. "
             + (f"{str(before)!r} is whole: make" if before else "No checkpoint was written before it. Make")

@@ -1,0 +1,117 @@
+"""One trial: fit a system on the training histories and measure it on validation users; nothing of the test is read."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from llmrec.config import RunConfig
+from llmrec.data.catalog import Catalog
+from llmrec.data.histories import Holdout
+from llmrec.data.recommendations import Recommendations
+from llmrec.data.split import Split
+from llmrec.eval.metrics import parse_metric, target_ranks
+from llmrec.pipeline.decoder import open_decoder
+from llmrec.pipeline.finetune_stage import finetune_stage
+from llmrec.pipeline.identifiers_stage import read_vectors, write_vectors
+from llmrec.pipeline.keys import recommend_key
+from llmrec.pipeline.parts import language_parts
+from llmrec.pipeline.recommend_stage import run_identifiers
+from llmrec.pipeline.tuning_study import OnEpoch
+from llmrec.progress import bar
+from llmrec.recommenders.registry import build_recommender, recommender_class
+from llmrec.recommenders.sequential import SequentialRecommender
+
+__all__ = ["measure_language_model", "measure_other", "validation_users"]
+
+
+def validation_users(config: RunConfig, name: str, split: Split) -> Holdout:
+    """Return who a system's trials are measured on."""
+    wanted = config.tuning.users if name in config.llm_systems else None
+    return split.valid.select(split.valid.sample_rows(wanted, config.seed))
+
+
+def measure_other(
+    config: RunConfig, name: str, split: Split, catalog: Catalog, on_epoch: OnEpoch | None = None
+) -> float:
+    """Fit a system of this config and return its metric on the validation users."""
+    system = config.systems[name]
+    # Of a recommender that is made of others, epochs are those of its parts.
+    own_epochs = issubclass(recommender_class(system.kind_as(name)), SequentialRecommender)
+    with bar(f"Fitting {name}, epochs") as progress:
+
+        def epoch_done(epoch: int, of: int, metrics: dict[str, float]) -> None:
+            progress(epoch, of)
+            if on_epoch is not None and own_epochs:
+                on_epoch(epoch, metrics["ndcg@10"])
+
+        recommender = build_recommender(name, system, seed=config.seed, catalog=catalog, on_epoch=epoch_done)
+        recommender.fit(split)
+    users = validation_users(config, name, split)
+    _, k = parse_metric(config.tuning.metric)
+    return _metric(
+        config, recommender.recommend(users.histories, k, exclude_seen=config.split.exclude_seen), users
+    )
+
+
+def measure_language_model(
+    config: RunConfig, name: str, split: Split, catalog: Catalog, folder: Path
+) -> float:
+    """Fine-tune the language model of this config in a run directory of its own and return its metric.
+
+    Parameters
+    ----------
+    folder
+        The tuning's folder. Item vectors that were fitted for an earlier trial are there; the directory of this trial,
+        ``config.output``, is below it and is removed when the trial is over. A killed training goes on in it.
+    """
+    try:
+        if config.collaborative_reasons:
+            _bring_vectors(config, split, catalog, folder / "vectors")
+        finetune_stage(config, split, catalog)
+        parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
+        users = validation_users(config, name, split)
+        _, k = parse_metric(config.tuning.metric)
+        decoding = config.model_copy(update={"decoding": config.decoding_for(name)})
+        with (
+            bar(f"Decoding for {name}, users") as progress,
+            open_decoder(decoding, catalog, parts, name=name, k=k, on_progress=progress) as llm,
+        ):
+            recs = llm.recommend(
+                users.histories,
+                k,
+                exclude_seen=config.split.exclude_seen,
+                target_timestamps=users.target_timestamps if config.prompt.target_time else None,
+            )
+        value = _metric(config, recs, users)
+    except Exception:
+        shutil.rmtree(config.output, ignore_errors=True)
+        raise
+    # Not on a kill or an interrupt: the same trial goes on from its last checkpoint.
+    shutil.rmtree(config.output)
+    return value
+
+
+def _bring_vectors(config: RunConfig, split: Split, catalog: Catalog, kept: Path) -> None:
+    """Put the collaborative system's item vectors where the run directory of a trial has them, fitted once for all."""
+    name = config.identifiers.collaborative_system
+    path, key = kept / f"{name}.safetensors", recommend_key(config, name)
+    vectors = read_vectors(path, key)
+    if vectors is None:
+        with bar(f"Fitting {name} for its item vectors, epochs") as progress:
+            recommender = build_recommender(
+                name,
+                config.systems[name],
+                seed=config.seed,
+                catalog=catalog,
+                on_epoch=lambda epoch, of, metrics: progress(epoch, of),
+            )
+            recommender.fit(split)
+        vectors = recommender.item_vectors()
+        write_vectors(path, vectors, key)
+    write_vectors(config.output / "vectors" / path.name, vectors, key)
+
+
+def _metric(config: RunConfig, recs: Recommendations, users: Holdout) -> float:
+    function, k = parse_metric(config.tuning.metric)
+    return float(function(target_ranks(recs, users.target_items), k).mean())
