@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import platform
 import time
 from dataclasses import asdict
@@ -77,6 +78,10 @@ def _recommend_one(
     make = _recommend_llm if name in config.llm_systems else _recommend_other
     recs, meta = make(config, name, system, split, catalog)
     write_recommendations(path, recs, catalog, {"key": key, **meta})
+    # What an interrupted fit would have gone on from; a hybrid's parts have one each.
+    for pattern in (f"{glob.escape(name)}.pt", f"{glob.escape(name)}.*.pt"):
+        for left in (config.output / "checkpoints").glob(pattern):
+            left.unlink()
 
 
 def _recommend_llm(
@@ -125,12 +130,14 @@ def _recommend_other(
     config: RunConfig, name: str, system: System, split: Split, catalog: Catalog
 ) -> tuple[Recommendations, dict[str, Any]]:
     reset_peak_memory()
+    checkpoint = config.output / "checkpoints" / f"{name}.pt"
     with bar(f"Fitting {name}, epochs") as progress:
         recommender = build_recommender(
             name,
             system,
             seed=config.seed,
             catalog=catalog,
+            checkpoint=checkpoint,
             on_epoch=lambda epoch, of, metrics: progress(epoch, of),
         )
         started = time.monotonic()
