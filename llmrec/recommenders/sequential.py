@@ -117,10 +117,15 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         rng = np.random.default_rng(self.seed)
         items = torch.from_numpy(split.train.items).long().to(self.device_)  # [E]
         self._n_items = split.n_items
-        self.model_ = self.build(split.n_items).to(self.device_)
-        optimizer = self._optimizer()
+        trained = self.model_ = self.build(split.n_items).to(self.device_)
+        optimizer, self._steps = self._optimizer(), 0
+        if self.averaging:
+            self.model_ = copy.deepcopy(trained)
         state = TrainingState(self.checkpoint, self._key(split))
-        found = state.load(self.model_, optimizer, rng, generator)
+        found = state.load(trained, optimizer, rng, generator)
+        if found:
+            self.model_.load_state_dict(found["average"])
+            self._steps = found["steps"]
         self.history_, self.best_epoch_ = found.get("history", []), found.get("best_epoch", 0)
         weights = found.get("best") or copy.deepcopy(self.model_.state_dict())
         best = self.history_[self.best_epoch_ - 1]["ndcg@10"] if self.best_epoch_ else -1.0
@@ -136,7 +141,10 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
                     f"{self.name} got training histories of at most one event, which have no next item. "
                     "Expected histories of at least 2 events: check the log, or filter less."
                 )
-            loss = self._epoch(training_batches(items, windows, self.batch_size, generator), optimizer)
+            batches = training_batches(items, windows, self.batch_size, generator)
+            loss = self._epoch(
+                trained, batches, optimizer, horizon=self.averaging * len(windows) / self.batch_size
+            )
             hr, ndcg = holdout_metrics(self, split.valid, exclude_seen=split.protocol.exclude_seen)
             metrics = {
                 "epoch": epoch,
@@ -150,7 +158,8 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
                 best, self.best_epoch_ = ndcg, epoch
                 weights = copy.deepcopy(self.model_.state_dict())
             kept = {"history": self.history_, "best_epoch": self.best_epoch_, "best": weights}
-            state.save(self.model_, optimizer, rng, generator, **kept)
+            average = {"average": self.model_.state_dict(), "steps": self._steps}
+            state.save(trained, optimizer, rng, generator, **kept, **average)
             if self.on_epoch is not None:
                 self.on_epoch(epoch, self.max_epochs, metrics)
         self.model_.load_state_dict(weights)
@@ -171,16 +180,23 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         ]
         return torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98), fused=True)
 
-    def _epoch(self, batches: Iterator[Batch], optimizer: torch.optim.Optimizer) -> float:
-        """Take one step per batch and return the mean loss per target."""
-        self.model_.train()
+    def _epoch(
+        self,
+        model: SequenceModel,
+        batches: Iterator[Batch],
+        optimizer: torch.optim.Optimizer,
+        *,
+        horizon: float,
+    ) -> float:
+        """Take one step per batch and return the mean loss per target; ``horizon`` is the steps to average over."""
+        model.train()
         total, count = torch.zeros((), dtype=torch.float64, device=self.device_), 0
         for batch in batches:
             inputs, lengths, mask, right = self.examples(batch)
-            features = self.model_(inputs, lengths)[mask]  # [M, D] items are scored only where it counts
+            features = model(inputs, lengths)[mask]  # [M, D] items are scored only where it counts
             loss = LOSSES[self.loss](
-                self.model_.queries(features),
-                self.model_.keys(),
+                model.queries(features),
+                model.keys(),
                 right,
                 negatives=self.negatives or (1 if self.loss == "bce" else 1024),
                 smoothing=self.label_smoothing,
@@ -189,6 +205,8 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()
+            self._steps += 1
+            self._average(model, horizon)
             total += loss.detach() * len(right)
             count += len(right)
         mean = float(total) / count
@@ -198,6 +216,15 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
                 f"with lr={self.lr}. Lower lr."
             )
         return mean
+
+    @torch.no_grad()
+    def _average(self, model: SequenceModel, horizon: float) -> None:
+        """Move the averaged weights towards those of a step."""
+        if self.model_ is model:
+            return
+        # Early on the average is short, or the first random weights would stay in it.
+        share = max(1 / max(horizon, 1), 9 / (10 + self._steps))
+        torch._foreach_lerp_(list(self.model_.parameters()), list(model.parameters()), share)
 
     @staticmethod
     def _context(batch: Batch, mask: Tensor) -> Tensor:

@@ -47,6 +47,10 @@ class TrainingSettings:
         Learning rate of AdamW, constant.
     weight_decay
         Decoupled weight decay of matrices (not of biases and norms).
+    averaging
+        Epochs over which the weights are averaged, exponentially (Izmailov et al. 2018 average evenly; Morales-Brotons et al.
+        2024, arXiv 2411.18704). What is validated and kept is the average, which has the quality of a decayed learning rate
+        without a schedule. 0: the weights themselves.
     batch_size
         Windows per optimiser step (a window is up to ``stride`` targets, not a user).
     max_epochs
@@ -80,6 +84,7 @@ class TrainingSettings:
     label_smoothing: float = 0.1
     lr: float = 1e-3
     weight_decay: float = 0.0
+    averaging: float = 2.0
     batch_size: int = 32
     max_epochs: int = 50
     patience: int = 8
@@ -101,6 +106,7 @@ class TrainingSettings:
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 or more, and below 1"),
             "lr": (self.lr > 0, "a positive learning rate"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "averaging": (self.averaging >= 0, "0 or more epochs"),
             "batch_size": (self.batch_size >= 1, "at least 1 window"),
             "max_epochs": (self.max_epochs >= 1, "at least 1 epoch"),
             "patience": (self.patience >= 1, "at least 1 epoch"),
