@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from llmrec.pipeline.parts import data_digests
 from llmrec.progress import say_once
 from llmrec.settings import Decoding
 
-__all__ = ["decoding_key", "prepare_key", "identifiers_key", "finetune_key", "recommend_key", "weights_key"]
+__all__ = [
+    "decoding_key",
+    "diagnose_key",
+    "finetune_key",
+    "identifiers_key",
+    "prepare_key",
+    "recommend_key",
+    "weights_key",
+]
 
 
 def prepare_key(config: RunConfig) -> dict[str, Any]:
@@ -75,3 +84,20 @@ def recommend_key(config: RunConfig, name: str) -> dict[str, Any]:
 def decoding_key(decoding: Decoding) -> dict[str, Any]:
     """Return what decides how lists are searched for; batch sizes and backends decide nothing but speed."""
     return decoding.model_dump(mode="json", exclude={"batch_size", "backend", "vllm"})
+
+
+def diagnose_key(config: RunConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the diagnostics, of which ``options`` are not in the config."""
+    searches = {name: decoding_key(config.decoding_for(name)) for name in config.llm_systems}
+    fitted = {
+        name: {"kind": config.systems[name].kind_as(name), **config.systems[name].options}
+        for name in options["beside"]
+        if name in config.systems
+    }
+    return {
+        **weights_key(config),
+        "decoding": searches,
+        "systems": fitted,
+        "evaluation": {"users": config.evaluation.users},
+        "diagnose": dict(options),
+    }
