@@ -22,7 +22,8 @@ from llmrec.diagnostics.histories import ORDER, TIME, vary
 from llmrec.diagnostics.memory import RECORDS, parse_record, probe_records, probe_titles
 from llmrec.diagnostics.probes import Question, ask
 from llmrec.diagnostics.tables import diagnostic_tables
-from llmrec.errors import ConfigError
+from llmrec.errors import ArtefactError, ConfigError
+from llmrec.pipeline.diagnose_stage import read_diagnostics
 from llmrec.recommenders.base import ScoringRecommender
 
 # --- changed histories
@@ -309,9 +310,10 @@ def test_diagnose_writes_one_whole_file_that_belongs_to_its_settings(config, tmp
     tables = diagnostic_tables(found)
     assert [len(t.rows) for t in tables] == [8, 3, 4]
     assert all(len(row) == len(t.header) and all(row) for t in tables for row in t.rows)
-    from llmrec.pipeline.diagnose_stage import read_diagnostics
-
     assert read_diagnostics(load_config(path)) == tables
+    with pytest.raises(ArtefactError, match=r"evaluation\.users was 10 and is now 9"):
+        read_diagnostics(load_config(path, ["evaluation.users=9"]))
+    assert read_diagnostics(load_config(path, [f"output={tmp_path / 'elsewhere'}"])) == ()
 
     stamp = (run / "diagnostics.json").stat().st_mtime_ns
     llmrec("diagnose", path, *ask_for, capsys=capsys)

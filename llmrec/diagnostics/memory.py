@@ -15,7 +15,7 @@ data that it has not read. Three probes, each beside a control that is as predic
 
 What they can show: titles above their control are known *as titles*, which any text about films may have taught; it is
 no sign that the data set was read. Records above their control are: which id a film has is written in the data set's
-files and nowhere else.
+files and nowhere else. (Where ids follow years or the alphabet, an id says a little about its title without any memory.)
 
 What they cannot: nothing found is no proof of absence. Another prompt, sampling or a longer context may bring out what
 greedy decoding does not, so shares are lower bounds; who rated what is not asked; and fine-tuning reads the
@@ -119,15 +119,12 @@ def probe_titles(
     """
     rng = np.random.default_rng(seed)
     lead = [*start_of_text(tokenizer), *_tokens(tokenizer, _LEAD)]
-    pairs: list[tuple[list[int], list[int]]] = []
-    for item in rng.permutation(len(titles)):
-        if len(pairs) == most:
-            break
-        if len(set(titles[item].split())) > 1:
-            pairs.append((_tokens(tokenizer, titles[item]), _tokens(tokenizer, _mixed(titles[item], rng))))
-    if not pairs:
+    able = [title for title in titles if len(set(title.split())) > 1]
+    asked = rng.permutation(np.array(able, dtype=object))[:most].tolist()
+    if not asked:
         return []
-    true, control = ([list(t) for t in side] for side in zip(*pairs, strict=True))
+    true = [_tokens(tokenizer, title) for title in asked]
+    control = [_tokens(tokenizer, _mixed(title, rng)) for title in asked]
     sides = [_halves(lead, true), _halves(lead, control), _wholes(lead, true), _wholes(lead, control)]
     answers = [ask(model, side, _shifted(on_progress, i, len(sides))) for i, side in enumerate(sides)]
     return [
@@ -155,13 +152,13 @@ def probe_records(
 
     Returns
     -------
-    Two probes; none where there are not two items besides the examples.
+    Two probes; none where fewer than two items can be asked for.
     """
     lines = record.lines(catalog)
     examples, rest = list(lines)[:_EXAMPLES], list(lines)[_EXAMPLES:]
-    if len(rest) < 2:
-        return []
     asked = np.random.default_rng(seed).permutation(rest)[:most].tolist()
+    if len(asked) < 2:
+        return []
     text = "".join("".join(lines[item]) + "\n" for item in examples)
     start = start_of_text(tokenizer)
 

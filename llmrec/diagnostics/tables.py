@@ -20,8 +20,8 @@ def diagnostic_tables(found: Mapping[str, Any]) -> tuple[DiagnosticTable, ...]:
 def _order(found: Mapping[str, Any]) -> DiagnosticTable:
     note = (
         f"The newest {count(found['window'])} events of each history in another order, their times left as they are. "
-        f"{_users(found)} If lists stay as good, the order of events is not used; if only shuffling the last event hurts, it "
-        "is the last event that counts. Events at the same time are in an order of the log's making."
+        f"{_users(found)} Where lists stay as good, order is not used; where they do only while the last event is kept, it is "
+        "the last event that counts. Events at the same time are in an order of the log's making."
     )
     return DiagnosticTable("Does it use the order of events?", note, _HEADER, _rows(found["order"]))
 
@@ -41,7 +41,7 @@ def _time(found: Mapping[str, Any]) -> DiagnosticTable:
 
 def _users(found: Mapping[str, Any]) -> str:
     users, everybody = found["users"], found["evaluation_users"]
-    drawn = f", a sample of {count(everybody)} drawn with seed {found['seed']}" if users < everybody else ""
+    drawn = f", drawn from {count(everybody)} with seed {found['seed']}" if users < everybody else ""
     return (
         f"{count(users)} test users{drawn}; differences to the true histories with 95% intervals and Holm-corrected p. "
         "Systems stay as they were fitted: this shows what they use, not what they could do without."

@@ -16,7 +16,7 @@ from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
 from llmrec.diagnostics.ablation import CUTOFF, Variant, ablate
 from llmrec.diagnostics.histories import ORDER, TIME, Change, vary
-from llmrec.diagnostics.memory import RECORDS, parse_record, probe_records, probe_titles
+from llmrec.diagnostics.memory import RECORDS, Record, parse_record, probe_records, probe_titles
 from llmrec.diagnostics.probes import Probe
 from llmrec.diagnostics.tables import diagnostic_tables
 from llmrec.errors import ConfigError, nearest
@@ -87,6 +87,8 @@ def diagnose(
     names = _yardsticks(config, beside)
     adapter_meta(config.output / "adapter", finetune_key(config))
     options = {
+        # Lists of a free search would differ in what is no item too.
+        "system": min(config.llm_systems, key=lambda name: config.decoding_for(name).search == "free"),
         "users": users,
         "titles": titles,
         "beside": list(names),
@@ -142,29 +144,21 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
         name: build_recommender(name, config.systems[name], seed=config.seed) for name in options["beside"]
     }
     # No system may come to see other items, see `vary`.
-    window = min([config.prompt.max_events, *(r.max_len for r in others.values() if hasattr(r, "max_len"))])
+    limits = [getattr(recommender, "max_len", None) for recommender in others.values()]
+    window = min([config.prompt.max_events, *filter(None, limits)])
     order = _varied(users.histories, ORDER, window, config.seed)
     time = {}
     if config.prompt.time != "none" and "time" in checked_template(config).fields():
         time = _varied(users.histories, TIME, config.prompt.max_events, config.seed)
 
-    by_question = _ablate_llm(config, split, catalog, users, {"order": order, "time": time})
+    by_question = _ablate_llm(
+        config, options["system"], split, catalog, users, {"order": order, "time": time}
+    )
     for name, recommender in others.items():
         say(f"Fitting {name}, whose use of order is the yardstick.")
         recommender.fit(split)
         recommend = partial(recommender.recommend, k=CUTOFF, exclude_seen=config.split.exclude_seen)
         by_question["order"] += ablate(name, recommend, users, {"order": order}, config.seed)["order"]
-
-    asked = {"seed": config.seed, "most": options["titles"]}
-    # The model that the run cuts its own from: a pruned one can write nothing that it knows.
-    whole = config.model_copy(update={"model": config.model.model_copy(update={"keep_layers": None})})
-    model, tokenizer = load_language_model(whole), load_base_tokenizer(whole)
-    probes: list[Probe] = []
-    with bar("Asking the pretrained model for titles") as progress:
-        probes += probe_titles(model, tokenizer, catalog.titles, on_progress=progress, **asked)
-    if record is not None:
-        with bar("Asking the pretrained model for records") as progress:
-            probes += probe_records(model, tokenizer, catalog, record, on_progress=progress, **asked)
     return {
         "users": len(users),
         "evaluation_users": len(everybody),
@@ -176,7 +170,7 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
         "memory": {
             "model": config.model.name,
             "record": options["record"],
-            "probes": [asdict(p) for p in probes],
+            "probes": [asdict(p) for p in _ask_pretrained(config, catalog, record, options["titles"])],
         },
     }
 
@@ -188,10 +182,8 @@ def _varied(
 
 
 def _ablate_llm(
-    config: RunConfig, split: Split, catalog: Catalog, users: Holdout, families: Families
+    config: RunConfig, name: str, split: Split, catalog: Catalog, users: Holdout, families: Families
 ) -> dict[str, list[Variant]]:
-    # Lists of a free search would differ in what is no item too; a system of the same model has none of that.
-    name = min(config.llm_systems, key=lambda n: config.decoding_for(n).search == "free")
     parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
     config = config.model_copy(update={"decoding": config.decoding_for(name)})
     total = len(users) * (1 + sum(map(len, families.values())))
@@ -215,6 +207,20 @@ def _ablate_llm(
                 return lists
 
             return ablate(name, recommend, users, families, config.seed)
+
+
+def _ask_pretrained(config: RunConfig, catalog: Catalog, record: Record | None, most: int) -> list[Probe]:
+    # The model that the run cuts its own from: a pruned one can write nothing that it knows.
+    whole = config.model_copy(update={"model": config.model.model_copy(update={"keep_layers": None})})
+    model, tokenizer = load_language_model(whole), load_base_tokenizer(whole)
+    with bar("Asking the pretrained model for titles") as progress:
+        probes = probe_titles(model, tokenizer, catalog.titles, config.seed, most=most, on_progress=progress)
+    if record is None:
+        return probes
+    with bar("Asking the pretrained model for records") as progress:
+        return probes + probe_records(
+            model, tokenizer, catalog, record, config.seed, most=most, on_progress=progress
+        )
 
 
 def _show(table: DiagnosticTable) -> None:

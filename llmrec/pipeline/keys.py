@@ -87,17 +87,20 @@ def decoding_key(decoding: Decoding) -> dict[str, Any]:
 
 
 def diagnose_key(config: RunConfig, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the diagnostics, of which ``options`` are not in the config."""
-    searches = {name: decoding_key(config.decoding_for(name)) for name in config.llm_systems}
-    fitted = {
-        name: {"kind": config.systems[name].kind_as(name), **config.systems[name].options}
-        for name in options["beside"]
-        if name in config.systems
-    }
+    """Return what decides the diagnostics, of which ``options`` are not in the config.
+
+    ``options["system"]`` is the system that is diagnosed, ``options["beside"]`` those that are fitted again.
+    """
+    system = options["system"]
+    known = system in config.llm_systems
     return {
         **weights_key(config),
-        "decoding": searches,
-        "systems": fitted,
+        "decoding": decoding_key(config.decoding_for(system)) if known else None,
+        "systems": {
+            name: {"kind": config.systems[name].kind_as(name), **config.systems[name].options}
+            for name in options["beside"]
+            if name in config.systems
+        },
         "evaluation": {"users": config.evaluation.users},
         "diagnose": dict(options),
     }
