@@ -68,9 +68,7 @@ class DiagnosticTable:
     title: str  # "Does it use the order of events?"
     note: str  # how it was found, and what it can and cannot show
     header: tuple[str, ...] = ()
-    rows: tuple[
-        tuple[str, ...], ...
-    ] = ()  # texts, as many as the header has; none where the note is all there is
+    rows: tuple[tuple[str, ...], ...] = ()  # as wide as the header; none where the note says all
 
 
 @dataclass(frozen=True)
