@@ -194,15 +194,23 @@ def test_greedy_answers_are_those_of_generate(random_lm):
     model, tokenizer = random_lm
     rng = np.random.default_rng(0)
     questions = []
+
+    def greedy(given, n):
+        ids = torch.tensor([given])
+        return model.generate(ids, max_new_tokens=n, do_sample=False, eos_token_id=None)[
+            0, len(given) :
+        ].tolist()
+
     for length in (1, 3, 7, 20):
         given = rng.integers(1, len(tokenizer), length).tolist()
-        written = model.generate(torch.tensor([given]), max_new_tokens=5, do_sample=False, eos_token_id=None)
-        right = written[0, length:].tolist()
+        right = greedy(given, 5)
+        other = (right[0] + 1) % len(tokenizer)
         wrong = [*right[:-1], (right[-1] + 1) % len(tokenizer)]
-        questions += [Question(given, right), Question(given, wrong), Question(given, right[:1])]
+        hinted = Question(given, [other, *greedy([*given, other], 4)], hint=1)
+        questions += [Question(given, right), Question(given, wrong), Question(given, right[:1]), hinted]
     seen = []
     answers = ask(model, questions, lambda done, of: seen.append((done, of)))
-    assert answers.exact.tolist() == [True, False, True] * 4
+    assert answers.exact.tolist() == [True, False, True, True] * 4
     assert seen[-1] == (len(questions), len(questions))
     for question, got in zip(questions, answers.log_probs, strict=True):
         ids = torch.tensor([[*question.given, *question.answer]])

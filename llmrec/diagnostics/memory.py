@@ -33,7 +33,16 @@ from typing import Any
 import numpy as np
 
 from llmrec.data.catalog import Catalog
-from llmrec.diagnostics.probes import OnProgress, Probe, Question, ask, certain_of, likely, start_of_text
+from llmrec.diagnostics.probes import (
+    Answers,
+    OnProgress,
+    Probe,
+    Question,
+    ask,
+    certain_of,
+    likely,
+    start_of_text,
+)
 from llmrec.errors import ConfigError, nearest
 
 __all__ = ["RECORDS", "Record", "parse_record", "probe_records", "probe_titles"]
@@ -111,7 +120,7 @@ def probe_titles(
     titles
         Of the whole catalogue. Those of one word have no other order and are left out.
     most
-        Titles asked for, a seeded random sample; each takes four short forward passes.
+        Titles asked for, a seeded random sample; each takes two short forward passes.
 
     Returns
     -------
@@ -125,11 +134,11 @@ def probe_titles(
         return []
     true = [_tokens(tokenizer, title) for title in asked]
     control = [_tokens(tokenizer, _mixed(title, rng)) for title in asked]
-    sides = [_halves(lead, true), _halves(lead, control), _wholes(lead, true), _wholes(lead, control)]
-    answers = [ask(model, side, _shifted(on_progress, i, len(sides))) for i, side in enumerate(sides)]
+    sides = [[Question(lead, t, hint=len(t) // 2) for t in side] for side in (true, control)]
+    told, mixed = _ask_both(model, sides, on_progress)
     return [
-        certain_of("second half of a title, written from the first", answers[0], answers[1], seed),
-        likely("a title, its probability", answers[2], answers[3], seed),
+        certain_of("second half of a title, written from the first", told, mixed, seed),
+        likely("a title, its probability", told, mixed, seed),
     ]
 
 
@@ -172,10 +181,10 @@ def probe_records(
         [question(item, item) for item in asked],
         [question(other, item) for other, item in zip(others, asked, strict=True)],
     ]
-    true, control = (ask(model, side, _shifted(on_progress, i, len(sides))) for i, side in enumerate(sides))
+    own, swapped = _ask_both(model, sides, on_progress)
     return [
-        certain_of("title in the data set's file, written from the item's id", true, control, seed),
-        likely("title in the data set's file, its probability behind the id", true, control, seed),
+        certain_of("title in the data set's file, written from the item's id", own, swapped, seed),
+        likely("title in the data set's file, its probability behind the id", own, swapped, seed),
     ]
 
 
@@ -195,16 +204,14 @@ def _mixed(title: str, rng: np.random.Generator) -> str:
     return " ".join(mixed)
 
 
-def _halves(lead: list[int], titles: Sequence[list[int]]) -> list[Question]:
-    return [Question([*lead, *t[: len(t) // 2]], t[len(t) // 2 :]) for t in titles]
+def _ask_both(
+    model: Any, sides: Sequence[list[Question]], on_progress: OnProgress | None
+) -> tuple[Answers, Answers]:
+    """Ask the true questions and their controls, as many."""
 
+    def half(part: int) -> OnProgress | None:
+        if on_progress is None:
+            return None
+        return lambda done, of: on_progress(part * of + done, 2 * of)
 
-def _wholes(lead: list[int], titles: Sequence[list[int]]) -> list[Question]:
-    return [Question(lead, t) for t in titles]
-
-
-def _shifted(on_progress: OnProgress | None, part: int, parts: int) -> OnProgress | None:
-    """Return what tells of the progress of one of several equal parts."""
-    if on_progress is None:
-        return None
-    return lambda done, of: on_progress(part * of + done, parts * of)
+    return ask(model, sides[0], half(0)), ask(model, sides[1], half(1))

@@ -28,13 +28,14 @@ class Question:
 
     given: Sequence[int]
     answer: Sequence[int]  # one token or more
+    hint: int = 0  # tokens of the answer that greedy decoding is given; fewer than it has
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
     """What a model makes of n questions."""
 
-    exact: NDArray[np.bool_]  # [n] greedy decoding would write the answer, token by token
+    exact: NDArray[np.bool_]  # [n] greedy decoding would write the answer behind the hint, token by token
     log_probs: NDArray[np.float64]  # [n] mean log-probability of the answer's tokens, in nats
 
 
@@ -76,7 +77,7 @@ def ask(model: Any, questions: Sequence[Question], on_progress: OnProgress | Non
             first = len(questions[row].given)
             right = torch.as_tensor(questions[row].answer, device=logits.device)
             scores = logits[i, first - 1 : first - 1 + len(right)].float()  # [answer, vocabulary]
-            exact[row] = bool((scores.argmax(-1) == right).all())
+            exact[row] = bool((scores.argmax(-1) == right)[questions[row].hint :].all())
             own = scores.gather(-1, right[:, None])[:, 0]
             log_probs[row] = float((own - scores.logsumexp(-1)).mean())
         start += len(rows)
