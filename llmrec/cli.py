@@ -104,6 +104,36 @@ def tune(config: ConfigPath, set_: Overrides = None) -> None:
 
 
 @app.command()
+def diagnose(
+    config: ConfigPath,
+    set_: Overrides = None,
+    users: Annotated[int, typer.Option(min=1, help="Test users diagnosed, at most; a random sample.")] = 300,
+    titles: Annotated[
+        int, typer.Option(min=1, help="Titles that the pretrained model is asked for, at most.")
+    ] = 300,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A system to fit again as the yardstick; may be repeated. The baseline if left out."
+        ),
+    ] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Fit no other system.")] = False,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            help="How a line of the data set's file begins, for example '{item_id}|{title} ({year})|'."
+        ),
+    ] = None,
+) -> None:
+    """See whether the language model uses order and time, and what it knew by heart. Needs 'finetune'."""
+    from llmrec.pipeline.diagnose_stage import diagnose as see
+
+    if alone and beside:
+        raise LlmrecError("Got --alone and --beside. Expected one of them: no other system, or those named.")
+    see(config, set_ or [], users=users, titles=titles, beside=[] if alone else beside or None, record=record)
+
+
+@app.command()
 def export(
     config: ConfigPath,
     output: Annotated[Path, typer.Argument(help="Folder to write; must not be there yet.")],

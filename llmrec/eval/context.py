@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 from llmrec.eval.compare import Comparison
 
-__all__ = ["Curve", "ExampleEvent", "ExampleItem", "LLMNotes", "ReportContext", "UserExample"]
+__all__ = [
+    "Curve",
+    "DiagnosticTable",
+    "ExampleEvent",
+    "ExampleItem",
+    "LLMNotes",
+    "ReportContext",
+    "UserExample",
+]
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,16 @@ class Curve:
     x: tuple[float, ...]
     y: tuple[float, ...]
     chosen_x: float | None = None  # where training was stopped or which epoch was kept
+
+
+@dataclass(frozen=True)
+class DiagnosticTable:
+    """One question about a system that the comparison does not answer, with what was found."""
+
+    title: str  # "Does it use the order of events?"
+    note: str  # how it was found, and what it can and cannot show
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()  # as wide as the header; none where the note says all
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from llmrec.progress import say_once
 from llmrec.recommenders.registry import build_recommender
 from llmrec.settings import Decoding
 
-__all__ = ["decoding_key", "prepare_key", "identifiers_key", "finetune_key", "recommend_key", "weights_key"]
+__all__ = [
+    "decoding_key",
+    "diagnose_key",
+    "finetune_key",
+    "identifiers_key",
+    "prepare_key",
+    "recommend_key",
+    "weights_key",
+]
 
 
 def prepare_key(config: RunConfig) -> dict[str, Any]:
@@ -81,3 +90,23 @@ def recommend_key(config: RunConfig, name: str) -> dict[str, Any]:
 def decoding_key(decoding: Decoding) -> dict[str, Any]:
     """Return what decides how lists are searched for; batch sizes and backends decide nothing but speed."""
     return decoding.model_dump(mode="json", exclude={"batch_size", "backend", "vllm"})
+
+
+def diagnose_key(config: RunConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the diagnostics, of which ``options`` are not in the config.
+
+    ``options["system"]`` is the system that is diagnosed, ``options["beside"]`` those that are fitted again.
+    """
+    system = options["system"]
+    known = system in config.llm_systems
+    return {
+        **weights_key(config),
+        "decoding": decoding_key(config.decoding_for(system)) if known else None,
+        "systems": {
+            name: {"kind": config.systems[name].kind_as(name), **config.systems[name].options}
+            for name in options["beside"]
+            if name in config.systems
+        },
+        "evaluation": {"users": config.evaluation.users},
+        "diagnose": dict(options),
+    }
