@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from llmrec.data.catalog import Catalog
 from llmrec.eval import lists
 from llmrec.eval.checks import Checks, owned_items
+from llmrec.eval.lists import Tops
 
 COUNTS = np.array([10, 4, 1, 7])
 
@@ -31,7 +32,8 @@ def with_genres(*texts: str) -> Catalog:
 
 def test_coverage_gini_and_popularity_are_the_hand_worked_ones() -> None:
     items = np.array([[0, 1], [0, 2], [0, -1]], dtype=np.int32)
-    two, one = lists.exposures(items, (2, 1), 4)  # cutoffs in any order
+    tops = Tops.cut(items, (2, 1), 4)  # cutoffs in any order
+    two, one = tops.exposures()
     assert two.tolist() == [3, 1, 1, 0]
     assert one.tolist() == [3, 0, 0, 0]
     assert lists.catalogue_coverage(two) == 3 / 4
@@ -39,16 +41,16 @@ def test_coverage_gini_and_popularity_are_the_hand_worked_ones() -> None:
     # exposures 0, 1, 1, 3: (-3*0 - 1*1 + 1*1 + 3*3) / (4 * 5) = 9/20
     assert lists.gini(two) == pytest.approx(9 / 20)
     assert lists.gini(np.ones(4, int)) == 0
-    assert lists.mean_popularity(items, (2, 1), COUNTS).tolist() == [[7, 5.5, 10], [10, 10, 10]]
+    assert lists.mean_popularity(tops, COUNTS).tolist() == [[7, 5.5, 10], [10, 10, 10]]
 
 
 def test_novelty_is_the_self_information_of_the_items() -> None:
     items = np.array([[0, 1], [2, 3], [-1, -1]], dtype=np.int32)
     counts = np.array([8, 4, 4, 0])  # shares 1/2, 1/4, 1/4, and 1/16 for the item without events
-    found = lists.novelty(items, (1, 2), counts)
+    found = lists.novelty(Tops.cut(items, (1, 2), 4), counts)
     assert found[:, :2].tolist() == [[1, 2], [(1 + 2) / 2, (2 + 4) / 2]]
     assert np.isnan(found[:, 2]).all()
-    assert np.isnan(lists.novelty(items, (1,), np.zeros(4, int))).all()
+    assert np.isnan(lists.novelty(Tops.cut(items, (1,), 4), np.zeros(4, int))).all()
 
 
 def test_genres_are_read_from_text() -> None:
@@ -65,7 +67,7 @@ def test_genres_are_read_from_text() -> None:
 def test_diversity_is_the_hand_worked_one() -> None:
     genres = np.array([[1, 0], [1, 0], [0, 1], [1, 1], [0, 0]])
     items = np.array([[0, 1, 2], [0, 3, 4], [4, 0, -1]], dtype=np.int32)
-    found = lists.diversity(items, (1, 2, 3), genres)
+    found = lists.diversity(Tops.cut(items, (1, 2, 3), 5), genres)
     assert np.isnan(found[0]).all()  # one item is no pair
     assert found[1:, 0] == pytest.approx([0, 2 / 3])
     assert found[1:, 1] == pytest.approx([1 - math.sqrt(1 / 2)] * 2)  # item 4 has no genre
@@ -76,13 +78,13 @@ def test_miscalibration_is_the_hand_worked_one() -> None:
     genres = np.array([[1, 0], [0, 1], [1, 1], [0, 0]])
     owned = owned_of([[0, 0, 2, 3], [1], [3], []], 4)  # 5/6 and 1/6; 0 and 1; undefined twice
     items = np.array([[2, 3], [0, 1], [0, 1], [0, 1]], dtype=np.int32)
-    found = lists.miscalibration(items, (1, 2), owned, genres)
+    found = lists.miscalibration(Tops.cut(items, (1, 2), 4), owned, genres)
     q = [0.99 / 2 + 0.01 * 5 / 6, 0.99 / 2 + 0.01 / 6]
     first = 5 / 6 * math.log(5 / 6 / q[0]) + 1 / 6 * math.log(1 / 6 / q[1])
     assert found[:, 0] == pytest.approx([first, first], abs=1e-6)
     assert found[:, 1] == pytest.approx([math.log(100), math.log(1 / (0.99 / 2 + 0.01))], abs=1e-6)
     assert np.isnan(found[:, 2:]).all()
-    same = lists.miscalibration(np.array([[0, 0, 2]] * 4, np.int32), (3,), owned, genres)
+    same = lists.miscalibration(Tops.cut(np.array([[0, 0, 2]] * 4, np.int32), (3,), 4), owned, genres)
     assert same[0, 0] == pytest.approx(0, abs=1e-6)
 
 
@@ -96,7 +98,7 @@ def test_values_of_users_equal_plain_loops(users: int, n: int, seed: int) -> Non
     counts = rng.integers(0, 9, n)
     ks = (3, 1, 8)
     for features in (genres, csr_array(genres)):
-        found = lists.user_values(items, ks, counts, owned_of(histories, n), features)
+        found = lists.user_values(Tops.cut(items, ks, n), counts, owned_of(histories, n), features)
         for c, k in enumerate(ks):
             for u in range(users):
                 held = [i for i in items[u, :k].tolist() if 0 <= i < n]
@@ -139,11 +141,11 @@ def test_rates_are_the_hand_worked_ones() -> None:
 def test_undefined_is_nan_and_never_zero() -> None:
     nothing = np.full((2, 3), -1, dtype=np.int32)
     counts = np.array([1, 2])
-    exposure = lists.exposures(nothing, (3,), 2)[0]
+    exposure = Tops.cut(nothing, (3,), 2).exposures()[0]
     assert math.isnan(lists.gini(exposure))
     assert math.isnan(lists.catalogue_coverage(np.empty(0, np.int64)))
     assert lists.catalogue_coverage(exposure) == 0  # defined: of two items none is recommended
-    values = lists.user_values(nothing, (1, 3), counts, owned_of([[0], [1]], 2), np.ones((2, 1)))
+    values = lists.user_values(Tops.cut(nothing, (1, 3), 2), counts, owned_of([[0], [1]], 2), np.ones((2, 1)))
     assert set(values) == set(lists.PER_USER)
     assert all(np.isnan(found).all() for found in values.values())
     checks = Checks()

@@ -35,7 +35,9 @@ def test_half_stars_are_rounded_to_half_stars() -> None:
 
 
 def test_missing_predictions_are_not_left_out() -> None:
-    with pytest.raises(DataError, match="1 of 2 events have no finite prediction or rating, the first at place 1"):
+    with pytest.raises(
+        DataError, match="1 of 2 events have no finite prediction or rating, the first at place 1"
+    ):
         rating_errors([1.0, math.nan], [1, 2])
     with pytest.raises(DataError, match="one prediction per rating"):
         rating_errors([1.0], [1, 2])

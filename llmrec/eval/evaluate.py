@@ -24,7 +24,7 @@ from llmrec.eval.metrics import RANK_METRICS, parse_metric, target_ranks
 
 __all__ = ["Cost", "Evaluation", "evaluate", "train_counts"]
 
-_BLOCK_BYTES = 1 << 25  # what a block of users may take per array: bounds the memory, and fits into caches
+_BLOCK_BYTES = 1 << 24  # what a block of users may take per array: bounds the memory, and fits into caches
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,9 @@ def evaluate(
         if protocol.exclude_seen:
             candidates[part] -= np.diff(owned.indptr)
         checks.add(items, owned, candidates[part])
-        exposure += lists.exposures(items, cutoffs, n)
-        for name, found in lists.user_values(items, cutoffs, counts, owned, features).items():
+        tops = lists.Tops.cut(items, cutoffs, n)
+        exposure += tops.exposures()
+        for name, found in lists.user_values(tops, counts, owned, features).items():
             values[name].append(found)
     k_max = max(recs.k, *ks) if short_lists else _depth(recs, candidates, max(ks))
     per_user = {
@@ -212,7 +213,9 @@ def evaluate(
         for k, found in zip(cutoffs, np.concatenate(parts, axis=1), strict=True)
     }
     of_all = dict(zip(cutoffs, exposure, strict=True))
-    means = {f"{name}@{k}": float(metric(ranks, k).mean()) for name, metric in RANK_METRICS.items() for k in ks}
+    means = {
+        f"{name}@{k}": float(metric(ranks, k).mean()) for name, metric in RANK_METRICS.items() for k in ks
+    }
     means |= {f"coverage@{k}": lists.catalogue_coverage(of_all[k]) for k in ks}
     means |= {f"gini@{k}": lists.gini(of_all[k]) for k in ks}
     means |= {name: _mean(found) for name, found in per_user.items()}

@@ -35,7 +35,9 @@ def write_evaluation(folder: str | os.PathLike[str], evaluation: Evaluation) -> 
     folder = Path(folder)
     missed = np.isnan(evaluation.target_ranks)
     ranks = np.where(missed, 0, evaluation.target_ranks).astype(np.int32)
-    extra = {name: pa.array(v, pa.float32(), from_pandas=True) for name, v in evaluation.per_user.items()}  # NaN: null
+    extra = {
+        name: pa.array(v, pa.float32(), from_pandas=True) for name, v in evaluation.per_user.items()
+    }  # NaN: null
     table = pa.Table.from_arrays(
         [
             pa.array(evaluation.user_ids, pa.string()),

@@ -19,7 +19,11 @@ from llmrec.eval.significance import Difference, paired_difference
 __all__ = ["SliceGroup", "Slices", "popularity_bands", "sliced", "user_slices"]
 
 BANDS = ("head", "mid", "tail", "cold")
-_POPULARITY, _LENGTH, _GAP = "Popularity of the next item", "Length of the history", "Time since the last event"
+_POPULARITY, _LENGTH, _GAP = (
+    "Popularity of the next item",
+    "Length of the history",
+    "Time since the last event",
+)
 _UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
 _DAY = 86400
 _GAPS = {"Within an hour": 3600, "Within a day": _DAY, "Within a week": 7 * _DAY, "Within 30 days": 30 * _DAY}
@@ -85,7 +89,8 @@ def user_slices(holdout: Holdout, counts: NDArray[np.integer]) -> Slices:
         user_ids=holdout.histories.user_ids,
         groups={title: np.array(labels, dtype=object)[group] for title, (group, labels) in by.items()},
         order={
-            title: tuple(labels[g] for g in np.unique(group).tolist()) for title, (group, labels) in by.items()
+            title: tuple(labels[g] for g in np.unique(group).tolist())
+            for title, (group, labels) in by.items()
         },
         notes={
             _POPULARITY: "Head, mid and tail items each hold a third of the training events; cold items have none.",
