@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy.sparse import csc_array, csr_matrix
 from test_metrics import catalogue, holdout_of, lists, protocol_of
 
 from llmrec.data.catalog import Catalog
@@ -248,6 +249,21 @@ def test_users_are_taken_with_all_that_is_theirs() -> None:
 def test_features_of_other_items_are_refused() -> None:
     with pytest.raises(DataError, match="describe 7 items, and the catalogue has 8"):
         evaluate(RECS, HOLDOUT, COUNTS, CATALOG, protocol_of(3, items=8), (1,), features=np.ones((7, 2)))
+    for bad in (-1.0, np.nan):
+        with pytest.raises(DataError, match="negative or missing"):
+            evaluate(
+                RECS, HOLDOUT, COUNTS, CATALOG, protocol_of(3, items=8), (1,), features=np.full((8, 2), bad)
+            )
+
+
+def test_features_may_be_dense_or_sparse_of_any_kind() -> None:
+    features = np.random.default_rng(0).integers(0, 2, (8, 3)).astype(np.float32)
+    found = [
+        evaluate(RECS, HOLDOUT, COUNTS, CATALOG, protocol_of(3, items=8), (3,), features=f).means
+        for f in (features, csr_matrix(features), csc_array(features))
+    ]
+    assert found[0] == pytest.approx(found[1], nan_ok=True)
+    assert found[0] == pytest.approx(found[2], nan_ok=True)
 
 
 def test_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +274,7 @@ def test_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     features = rng.integers(0, 2, (8, 3)).astype(np.float32)
     whole = evaluate(recs, *arguments, features=features)
     monkeypatch.setattr("llmrec.eval.evaluate._BLOCK_BYTES", 4 * 6 * 7)  # seven users
+    monkeypatch.setattr("llmrec.eval.evaluate._BLOCK_USERS", 1)
     parts = evaluate(recs, *arguments, features=features)
     assert parts.means == pytest.approx(whole.means, nan_ok=True)
     assert (parts.checks, parts.counts) == (whole.checks, whole.counts)

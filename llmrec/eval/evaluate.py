@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories, Holdout
@@ -24,7 +24,10 @@ from llmrec.eval.metrics import RANK_METRICS, parse_metric, target_ranks
 
 __all__ = ["Cost", "Evaluation", "evaluate", "train_counts"]
 
-_BLOCK_BYTES = 1 << 24  # what a block of users may take per array: bounds the memory, and fits into caches
+_BLOCK_BYTES = (
+    1 << 24
+)  # what a block of users may take per array: bounds the memory, and stays near the processor
+_BLOCK_USERS = 1 << 12  # but no fewer users: each block goes over the whole catalogue once
 
 
 @dataclass(frozen=True)
@@ -180,20 +183,15 @@ def evaluate(
     """
     recs = _same_users(recs, holdout)
     n = len(catalog)
-    if features is None:
-        features = lists.genre_matrix(catalog)
-    elif features.shape[0] != n:
-        raise DataError(
-            f"The features describe {features.shape[0]:,} items, and the catalogue has {n:,}. Expected one row per item, in "
-            "the catalogue's order."
-        )
+    features = lists.genre_matrix(catalog) if features is None else _checked(features, n)
     histories, cutoffs = holdout.histories, sorted(set(ks))
     ranks = target_ranks(recs, holdout.target_items)
     candidates = np.full(len(recs), n, dtype=np.int64)  # [U]
     exposure = np.zeros((len(cutoffs), n), dtype=np.int64)  # [C, N]
     checks, repeated = Checks(), 0
     values: dict[str, list[NDArray[np.float32]]] = {name: [] for name in lists.PER_USER}
-    for part in _blocks(len(recs), len(cutoffs) * (features.shape[1] if features is not None else recs.k)):
+    width = 0 if features is None else len(cutoffs) * features.shape[1]
+    for part in _blocks(len(recs), max(recs.k, width)):
         items, targets = recs.items[part], holdout.target_items[part]
         bounds = histories.indptr[part.start : part.stop + 1]
         owned = owned_items(histories.items[bounds[0] : bounds[-1]], bounds, n)  # [B, N]
@@ -240,9 +238,23 @@ def evaluate(
     )
 
 
+def _checked(features: csr_array | NDArray[np.floating], n_items: int) -> csr_array | NDArray[np.floating]:
+    if features.shape[0] != n_items:
+        raise DataError(
+            f"The features describe {features.shape[0]:,} items, and the catalogue has {n_items:,}. Expected one row per "
+            "item, in the catalogue's order."
+        )
+    if not features.min() >= 0:
+        raise DataError(
+            "The features have negative or missing numbers. Expected weights of 0 and more, such as 1 for each genre of an "
+            "item: diversity and miscalibration are about what items share."
+        )
+    return csr_array(features) if issparse(features) else features
+
+
 def _blocks(users: int, width: int) -> Iterator[slice]:
     """Yield the rows of blocks of users, of whom each takes ``width`` numbers of four bytes."""
-    size = max(1, _BLOCK_BYTES // (4 * max(width, 1)))
+    size = max(_BLOCK_USERS, _BLOCK_BYTES // (4 * max(width, 1)))
     for start in range(0, users, size):
         yield slice(start, min(start + size, users))
 

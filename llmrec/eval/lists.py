@@ -171,16 +171,16 @@ def diversity(tops: Tops, genres: csr_array | NDArray[np.floating]) -> Floats:
     # The square of a sum of n unit vectors is n and twice the sum of the cosines of all pairs.
     cosines = (np.einsum("cug,cug->cu", together, together) - n) / 2
     pairs = n * (n - 1) / 2
-    mean = 1 - cosines / np.where(pairs > 0, pairs, np.nan)
-    return np.clip(mean, 0, 1, dtype=np.float32)  # rounding of float32 can leave the range
+    mean: Floats = 1 - cosines / np.where(pairs > 0, pairs, np.float32(np.nan))
+    return np.clip(mean, 0, 1)  # rounding of float32 can leave the range
 
 
 def miscalibration(tops: Tops, owned: csr_array, genres: csr_array | NDArray[np.floating]) -> Floats:
     """Return how far the genres of the first ``k`` are from those of the history, in nats [C, U]; 0 is equal.
 
     An item spreads a weight of 1 evenly over its genres. ``p`` is the mean over the events of the history,
-    ``q`` over the list, and the value is the Kullback-Leibler divergence of ``(1 - alpha) q + alpha p`` from
-    ``p`` with alpha = 0.01, which keeps it finite (at most ln 100). NaN where the history or the list has no
+    ``q`` over the list, and the value is the Kullback-Leibler divergence ``KL(p || (1 - alpha) q + alpha p)``
+    with alpha = 0.01, which keeps it finite (at most ln 100). NaN where the history or the list has no
     item with genres. Steck, "Calibrated recommendations", RecSys 2018, with equal weights of events and places.
 
     Parameters
@@ -197,7 +197,8 @@ def miscalibration(tops: Tops, owned: csr_array, genres: csr_array | NDArray[np.
     tiny = np.finfo(np.float32).tiny
     cross = np.einsum("ug,cug->cu", p, np.log(np.maximum(q, tiny, out=q), out=q))
     own = np.einsum("ug,ug->u", p, np.log(np.maximum(p, tiny)))
-    return np.maximum(own - cross, 0)  # rounding of float32 can give less than 0
+    divergence: Floats = np.maximum(own - cross, 0)  # rounding of float32 can give less than 0
+    return divergence
 
 
 def user_values(
