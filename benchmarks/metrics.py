@@ -96,7 +96,7 @@ def measure(folder: Path) -> dict[str, Any]:
     user_slices(holdout, a["counts"])
     return {
         "evaluate_seconds": seconds,
-        "evaluate_cpu_seconds": busy,  # the same on a machine with nothing else to do
+        "evaluate_cpu_seconds": busy,  # of all threads; what is left of the wall clock went to other programs
         "slices_seconds": time.perf_counter() - started,
         "peak_gib_of_the_data": before,
         "peak_gib_after_evaluate": after,

@@ -2,8 +2,8 @@
 
 ``<system>.parquet`` has ``user_id`` (string), ``target_item`` (string, the item's id) and ``target_rank``
 (int, from 1; null where the target is not in the list). Further columns such as ``novelty@10`` (float, null
-where undefined) hold what does not follow from the rank; a file may lack them. ``<system>.json`` has means, counts, checks, cost,
-protocol and meta; a value that is undefined (NaN in memory) is ``null`` there.
+where undefined) hold what does not follow from the rank; a file may lack them. ``<system>.json`` has means,
+counts, checks, cost, protocol and meta; a value that is undefined (NaN in memory) is ``null`` there.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ def write_evaluation(folder: str | os.PathLike[str], evaluation: Evaluation) -> 
     folder = Path(folder)
     missed = np.isnan(evaluation.target_ranks)
     ranks = np.where(missed, 0, evaluation.target_ranks).astype(np.int32)
-    extra = {
-        name: pa.array(v, pa.float32(), from_pandas=True) for name, v in evaluation.per_user.items()
-    }  # NaN: null
+    # from_pandas turns NaN into null.
+    extra = {name: pa.array(v, pa.float32(), from_pandas=True) for name, v in evaluation.per_user.items()}
     table = pa.Table.from_arrays(
         [
             pa.array(evaluation.user_ids, pa.string()),
