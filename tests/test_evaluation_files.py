@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy.sparse import csc_array, csr_matrix
 from test_metrics import catalogue, holdout_of, lists, protocol_of
 
 from llmrec.data.catalog import Catalog
-from llmrec.data.histories import Histories, History
+from llmrec.data.histories import Histories, History, Holdout
 from llmrec.data.recommendations import Recommendations, replacing
 from llmrec.errors import ArtefactError, DataError
 from llmrec.eval.evaluate import Cost, Evaluation, evaluate, train_counts
@@ -113,7 +114,7 @@ def test_the_files_hold_everything(tmp_path: Path) -> None:
         assert getattr(again, name) == getattr(e, name), name
     assert (again.cost, again.meta) == (e.cost, e.meta)
     table = pl.read_parquet(tmp_path / "evaluation" / "s.parquet")
-    assert table.to_dict(as_series=False) == {
+    assert table.select("user_id", "target_item", "target_rank").to_dict(as_series=False) == {
         "user_id": ["u0", "u1", "u2"],
         "target_item": ["i1", "i2", "i7"],
         "target_rank": [1, 2, None],
@@ -179,7 +180,103 @@ def test_slices_label_every_user_once() -> None:
     slices = user_slices(HOLDOUT, COUNTS)
     popularity = slices.groups["Popularity of the next item"]
     # 16 events: item 0 holds 5, item 1 starts before a third is full, item 2 starts after 9 of 16.
-    assert [text.split(":")[0] for text in popularity] == ["Head", "Mid", "Cold"]
+    assert popularity.tolist() == [
+        "Head: 2 items with 4 to 5 events each",
+        "Mid: 1 item with 3 events each",
+        "Cold: 2 items with no training event",
+    ]
     assert set(slices.groups["Length of the history"]) == {"2 events"}
     for title, labels in slices.groups.items():
         assert set(labels) == set(slices.order[title])
+
+
+def asked_after(gaps: list[int], start: int) -> Holdout:
+    """Users whose last event is at ``start`` and whose next item comes after each of the gaps."""
+    asked = holdout_of(np.zeros(len(gaps), np.int32))
+    times = np.full(len(asked.histories.timestamps), start)
+    return Holdout(
+        replace(asked.histories, timestamps=times), asked.target_items, start + np.array(gaps, np.int64)
+    )
+
+
+def test_time_since_the_last_event_is_in_bands_that_the_data_can_tell_apart() -> None:
+    day = 86400
+    gaps = [0, 1, 3600, 3601, day, day + 1, 7 * day, 30 * day, 30 * day + 1]
+    slices = user_slices(asked_after(gaps, 12_345), COUNTS)
+    hour, within_day, week = "Within an hour", "Within a day", "Within a week"
+    assert slices.groups["Time since the last event"].tolist() == [
+        "The same second", hour, hour, within_day, within_day, week, week, "Within 30 days", "Longer",
+    ]  # fmt: skip
+    # Only whole days are known: no hours are invented, and empty bands are not shown.
+    slices = user_slices(asked_after([0, day, 40 * day, 0], 20 * day), COUNTS)
+    assert slices.order["Time since the last event"] == ("The same day", within_day, "Longer")
+
+
+def test_a_user_without_history_has_a_group_of_time_too() -> None:
+    slices = user_slices(holdout_of(np.array([1, 2]), history=()), COUNTS)
+    assert set(slices.groups["Time since the last event"]) == {"No history"}
+
+
+def test_the_values_of_users_are_kept_and_columns_of_others_are_not_needed(tmp_path: Path) -> None:
+    genres = Catalog(CATALOG.item_ids, CATALOG.titles, {"genres": ("A", "A|B", "B", "", "A", "", "", "")})
+    e = evaluate(RECS, HOLDOUT, COUNTS, genres, protocol_of(3, items=8), (1, 3))
+    names = ("popularity", "novelty", "diversity", "miscalibration")
+    assert list(e.per_user) == [f"{name}@{k}" for name in names for k in (1, 3)]
+    write_evaluation(tmp_path, e)
+    again = read_evaluation(tmp_path, "s")
+    for name, values in e.per_user.items():
+        assert np.array_equal(again.per_user[name], values, equal_nan=True)
+        defined = values[~np.isnan(values)]
+        assert e.means[name] == pytest.approx(defined.mean() if len(defined) else np.nan, nan_ok=True)
+    path = tmp_path / "s.parquet"
+    table = pl.read_parquet(path)
+    assert table["diversity@1"].null_count() == 3  # one item has no pair
+    table.select("user_id", "target_item", "target_rank").with_columns(note=pl.lit("mine")).write_parquet(
+        path
+    )
+    assert read_evaluation(tmp_path, "s").per_user == {}
+
+
+def test_users_are_taken_with_all_that_is_theirs() -> None:
+    e = evaluated()
+    taken = e.take(np.array([2, 0]))
+    assert taken.user_ids == ("u2", "u0")
+    assert taken.target_items == ("i7", "i1")
+    assert np.array_equal(taken.target_ranks, [np.nan, 1], equal_nan=True)
+    assert taken.per_user["novelty@3"].tolist() == e.per_user["novelty@3"][[2, 0]].tolist()
+
+
+def test_features_of_other_items_are_refused() -> None:
+    with pytest.raises(DataError, match="describe 7 items, and the catalogue has 8"):
+        evaluate(RECS, HOLDOUT, COUNTS, CATALOG, protocol_of(3, items=8), (1,), features=np.ones((7, 2)))
+    for bad in (-1.0, np.nan):
+        with pytest.raises(DataError, match="negative or missing"):
+            evaluate(
+                RECS, HOLDOUT, COUNTS, CATALOG, protocol_of(3, items=8), (1,), features=np.full((8, 2), bad)
+            )
+
+
+def test_features_may_be_dense_or_sparse_of_any_kind() -> None:
+    features = np.random.default_rng(0).integers(0, 2, (8, 3)).astype(np.float32)
+    found = [
+        evaluate(RECS, HOLDOUT, COUNTS, CATALOG, protocol_of(3, items=8), (3,), features=f).means
+        for f in (features, csr_matrix(features), csc_array(features))
+    ]
+    assert found[0] == pytest.approx(found[1], nan_ok=True)
+    assert found[0] == pytest.approx(found[2], nan_ok=True)
+
+
+def test_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    recs = lists([rng.permutation(8)[:4].tolist() for _ in range(50)])
+    asked = holdout_of(rng.integers(0, 8, 50), history=(3, 3, 5))
+    arguments = (asked, COUNTS, CATALOG, protocol_of(50, exclude_seen=False), (1, 3))
+    features = rng.integers(0, 2, (8, 3)).astype(np.float32)
+    whole = evaluate(recs, *arguments, features=features)
+    monkeypatch.setattr("llmrec.eval.evaluate._BLOCK_BYTES", 4 * 6 * 7)  # seven users
+    monkeypatch.setattr("llmrec.eval.evaluate._BLOCK_USERS", 1)
+    parts = evaluate(recs, *arguments, features=features)
+    assert parts.means == pytest.approx(whole.means, nan_ok=True)
+    assert (parts.checks, parts.counts) == (whole.checks, whole.counts)
+    for name, values in whole.per_user.items():
+        assert np.array_equal(parts.per_user[name], values, equal_nan=True)

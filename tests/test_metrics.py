@@ -1,9 +1,8 @@
-"""Metrics against hand-worked fractions and against ir-measures, with the parquet file in between."""
+"""Ranking metrics against hand-worked fractions and against ir-measures, with the parquet file in between."""
 
 from __future__ import annotations
 
 import importlib
-import math
 import tempfile
 from pathlib import Path
 
@@ -12,15 +11,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ir_measures import RR, R, Success, nDCG
+from ir_measures import AP, RR, P, R, Success, nDCG
 
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories, History, Holdout
 from llmrec.data.protocol import Protocol
 from llmrec.data.recommendations import Recommendations, read_recommendations, write_recommendations
 from llmrec.errors import ConfigError
-from llmrec.eval import metrics
-from llmrec.eval.metrics import hit_rate, mrr, ndcg, parse_metric, target_ranks
+from llmrec.eval.metrics import (
+    RANK_METRICS,
+    average_precision,
+    hit_rate,
+    mrr,
+    ndcg,
+    parse_metric,
+    precision,
+    target_ranks,
+)
 
 
 def catalogue(n: int) -> Catalog:
@@ -83,10 +90,18 @@ def test_metrics_equal_ir_measures_after_the_file_round_trip(users: int, n: int,
     }
     qrels = {user: {catalog.item_ids[t]: 1} for user, t in zip(recs.user_ids, targets, strict=True)}
     ranks = target_ranks(recs, targets)
-    for cutoff in (1, 5, 10, 20):
-        ours = {nDCG @ cutoff: ndcg, RR @ cutoff: mrr, Success @ cutoff: hit_rate, R @ cutoff: hit_rate}
+    for cutoff in (1, 5, 10, 20, 50):
+        ours = {
+            nDCG @ cutoff: ndcg,
+            RR @ cutoff: mrr,
+            Success @ cutoff: hit_rate,
+            R @ cutoff: hit_rate,
+            AP @ cutoff: average_precision,
+            P @ cutoff: precision,
+        }
+        assert set(ours.values()) == set(RANK_METRICS.values())
         found = list(ir_measures.iter_calc(list(ours), qrels, run))
-        assert len(found) == 4 * users
+        assert len(found) == 6 * users
         for theirs in found:
             value = ours[theirs.measure](ranks, cutoff)[recs.user_ids.index(theirs.query_id)]
             assert value == pytest.approx(theirs.value, abs=1e-9), theirs
@@ -102,6 +117,8 @@ def test_ranks_and_values_are_the_hand_worked_ones() -> None:
     assert hit_rate(ranks, 3).tolist() == [1, 1, 0, 0]
     assert ndcg(ranks, 3).tolist() == [1, 1 / 2, 0, 0]  # 1 / log2(1 + 3) = 1/2
     assert mrr(ranks, 4) == pytest.approx([1, 1 / 3, 0, 1 / 4])
+    assert average_precision(ranks, 4) == pytest.approx([1, 1 / 3, 0, 1 / 4])
+    assert precision(ranks, 3).tolist() == [1 / 3, 1 / 3, 0, 0]
 
 
 def test_a_repeated_item_counts_at_its_first_place() -> None:
@@ -111,47 +128,6 @@ def test_a_repeated_item_counts_at_its_first_place() -> None:
 def test_a_target_is_never_found_in_an_empty_list() -> None:
     empty = Recommendations("s", ("u",), np.empty((1, 0), np.int32), np.empty((1, 0)))
     assert np.isnan(target_ranks(empty, np.array([0], dtype=np.int32))).all()
-
-
-def test_coverage_gini_and_popularity_are_the_hand_worked_ones() -> None:
-    items = np.array([[0, 1], [0, 2], [0, -1]], dtype=np.int32)
-    counts = np.array([10, 4, 1, 7])
-    assert metrics.catalogue_coverage(items, 2, counts) == 3 / 4
-    assert metrics.catalogue_coverage(items, 1, counts) == 1 / 4
-    # exposures 0, 1, 1, 3: (-3*0 - 1*1 + 1*1 + 3*3) / (4 * 5) = 9/20
-    assert metrics.gini(items, 2, counts) == pytest.approx(9 / 20)
-    assert metrics.gini(np.array([[0], [1], [2], [3]], dtype=np.int32), 1, counts) == 0
-    assert metrics.mean_popularity(items, 2, counts) == pytest.approx((10 + 4 + 10 + 1 + 10) / 5)
-
-
-def test_rates_are_the_hand_worked_ones() -> None:
-    # 7 is outside a catalogue of 4 items, -1 is an empty place; user 1 has seen item 2.
-    items = np.array([[0, 0, 1, 7], [2, 3, -1, -1]], dtype=np.int32)
-    histories = Histories.from_list(
-        [
-            History("a", np.array([3], np.int32), np.array([0], np.int64)),
-            History("b", np.array([2, 2], np.int32), np.array([0, 1], np.int64)),
-        ]
-    )
-    assert metrics.validity_rate(items, 4) == pytest.approx(5 / 6)
-    assert metrics.duplicate_rate(items) == pytest.approx(1 / 6)
-    assert metrics.seen_rate(items, histories, 4) == pytest.approx(1 / 6)
-    assert metrics.filled_rate(items, np.array([4, 3])) == pytest.approx(6 / 7)
-
-
-def test_undefined_is_nan_and_never_zero() -> None:
-    nothing = np.full((2, 3), -1, dtype=np.int32)
-    counts = np.array([1, 2])
-    users = Histories.from_list([History(u, np.empty(0, np.int32), np.empty(0, np.int64)) for u in "ab"])
-    assert math.isnan(metrics.gini(nothing, 3, counts))
-    assert math.isnan(metrics.mean_popularity(nothing, 3, counts))
-    assert math.isnan(metrics.validity_rate(nothing, 2))
-    assert math.isnan(metrics.duplicate_rate(nothing))
-    assert math.isnan(metrics.seen_rate(nothing, users, 2))
-    assert math.isnan(metrics.filled_rate(nothing, np.array([0, 0])))
-    assert math.isnan(metrics.catalogue_coverage(nothing, 3, np.empty(0, np.int64)))
-    assert metrics.catalogue_coverage(nothing, 3, counts) == 0  # defined: of two items none is recommended
-    assert metrics.seen_rate(np.array([[0], [1]], np.int32), users, 2) == 0  # defined: nothing was seen
 
 
 def test_metric_names_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,23 @@ def test_every_system_number_and_fact_is_in_both_forms(
             assert fact in text, fact
 
 
+def test_the_table_of_items_has_the_columns_that_are_defined() -> None:
+    columns = ("Coverage@10", "Gini@10", "Popularity@10", "Novelty@10", "Diversity@10", "Miscalibration@10")
+    genres = Catalog(CATALOG.item_ids, CATALOG.titles, {"genres": ("Drama", "Comedy") * (N // 2)})
+    arguments = (HOLDOUT, COUNTS, genres, protocol_of(U))
+    with_genres = compare([evaluate(RECS[s], *arguments) for s in ("llm", "sasrec")], resamples=500)
+    without = compare(evaluated("llm", "sasrec"), resamples=500)
+    for render in (render_html, render_markdown):
+        rich, plain = render(with_genres), render(without)
+        assert all(column in rich for column in columns)
+        assert [column in plain for column in columns] == [True] * 4 + [False] * 2
+        for e in with_genres.evaluations:
+            assert f"{e.means['diversity@10']:.3f}" in rich
+            assert f"{e.means['novelty@10']:.2f}" in rich
+    assert "Kullback-Leibler" in render_html(with_genres)
+    assert "Kullback-Leibler" not in render_html(without)
+
+
 def test_nothing_optional_is_needed() -> None:
     bare = compare([replace(e, cost=Cost()) for e in evaluated("llm", "sasrec")], resamples=500)
     alone = compare(evaluated("sasrec"), resamples=500)
@@ -272,7 +289,7 @@ def test_order_of_users_and_repetition_do_not_matter(comparison: Comparison) -> 
 
 def test_slices_partition_the_users(comparison: Comparison) -> None:
     titles = {group.title for group in comparison.slices}
-    assert titles == {"Popularity of the next item", "Length of the history"}
+    assert titles == {"Popularity of the next item", "Length of the history", "Time since the last event"}
     for title in titles:
         groups = [group for group in comparison.slices if group.title == title]
         assert sum(group.users for group in groups) == U
@@ -381,6 +398,8 @@ def test_plots_stay_inside_their_frame_and_say_their_numbers() -> None:
         (words.date(0), "1970-01-01"),
         (words.date(3600, 60), "1970-01-01 01:00"),
         (words.metric_label("my.module.fn@5"), "fn@5"),
+        (words.metric_label("ndcg@5"), "NDCG@5"),
+        (words.metric_label("precision@5"), "Precision@5"),
         (words.sentence_list(["a", "b", "c"]), "a, b and c"),
         (words.sentence_list(["a"]), "a"),
     ],

@@ -1,34 +1,33 @@
 """Evaluate one system: where each user's next item stands in that user's list.
 
-Shapes: U users, K places of a list, N items of the catalogue.
+Shapes: U users, B users of a block, K places of a list, N items of the catalogue, G genres, C cutoffs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, issparse
 
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories, Holdout
 from llmrec.data.protocol import Protocol
 from llmrec.data.recommendations import Recommendations
 from llmrec.errors import DataError
-from llmrec.eval.metrics import (
-    LIST_METRICS,
-    RANK_METRICS,
-    duplicate_rate,
-    filled_rate,
-    parse_metric,
-    seen_rate,
-    target_ranks,
-    validity_rate,
-)
+from llmrec.eval import lists
+from llmrec.eval.checks import Checks, owned_items
+from llmrec.eval.metrics import RANK_METRICS, parse_metric, target_ranks
 
 __all__ = ["Cost", "Evaluation", "evaluate", "train_counts"]
+
+_BLOCK_BYTES = (
+    1 << 24
+)  # what a block of users may take per array: bounds the memory, and stays near the processor
+_BLOCK_USERS = 1 << 12  # but no fewer users: each block goes over the whole catalogue once
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,8 @@ class Cost:
 class Evaluation:
     """How one system did, user by user.
 
-    ``means`` are over all U users. Keys are ``metric@k``; ``checks`` holds fractions of 1 (validity,
+    ``means`` are over all U users, those of ``per_user`` over the users who have a value. Keys are ``metric@k``; what
+    follows from ranks is not in ``per_user`` (:meth:`values` computes it). ``checks`` holds fractions of 1 (validity,
     duplicates, seen, filled); ``counts`` holds ``users``, ``in_list`` (targets found at any rank) and
     ``unreachable`` (targets that the protocol forbids to recommend because the user has seen them: misses
     for every system).
@@ -78,6 +78,7 @@ class Evaluation:
     checks: Mapping[str, float]
     cost: Cost = Cost()
     meta: Mapping[str, Any] = field(default_factory=dict)  # how the lists were made; JSON-ready
+    per_user: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # metric of lists@k -> [U]
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -102,6 +103,8 @@ class Evaluation:
 
     def for_users(self, user_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows [n] of ``user_ids``; a user that was not evaluated raises :class:`DataError`."""
+        if user_ids == self.user_ids:
+            return np.arange(len(self))
         row_of = {user: row for row, user in enumerate(self.user_ids)}
         missing = [user for user in user_ids if user not in row_of]
         if missing:
@@ -111,6 +114,16 @@ class Evaluation:
                 "same test users."
             )
         return np.fromiter((row_of[user] for user in user_ids), dtype=np.int64, count=len(user_ids))
+
+    def take(self, rows: NDArray[np.integer]) -> Evaluation:
+        """Return the values of the users at ``rows`` in that order; ``means`` and what else is of all users stays."""
+        return replace(
+            self,
+            user_ids=tuple(self.user_ids[row] for row in rows),
+            target_items=tuple(self.target_items[row] for row in rows),
+            target_ranks=self.target_ranks[rows],
+            per_user={name: values[rows] for name, values in self.per_user.items()},
+        )
 
 
 def train_counts(train: Histories, n_items: int) -> NDArray[np.int64]:
@@ -128,6 +141,7 @@ def evaluate(
     cost: Cost | None = None,
     meta: Mapping[str, Any] | None = None,
     short_lists: bool = False,
+    features: csr_array | NDArray[np.floating] | None = None,
 ) -> Evaluation:
     """Compare lists with what came next.
 
@@ -152,12 +166,15 @@ def evaluate(
     short_lists
         The lists are all that the system has to say, so that what is not in one was not found, however short it is. So are
         those of free generation; ``checks["filled"]`` tells how much is missing.
+    features
+        Non-negative features of each item [N, G], in which diversity and miscalibration are measured. Default: the genres
+        of the catalogue (:func:`llmrec.eval.lists.genre_matrix`); without any, these two are not measured.
 
     Raises
     ------
     DataError
-        The users differ, there are none, an item is not in the catalogue, or a list ends before
-        ``max(ks)`` although candidates are left and ``short_lists`` is off.
+        The users differ, there are none, the features are of other items, or a list ends before ``max(ks)``
+        although candidates are left and ``short_lists`` is off.
 
     Notes
     -----
@@ -166,19 +183,43 @@ def evaluate(
     """
     recs = _same_users(recs, holdout)
     n = len(catalog)
+    features = lists.genre_matrix(catalog) if features is None else _checked(features, n)
+    histories, cutoffs = holdout.histories, sorted(set(ks))
     ranks = target_ranks(recs, holdout.target_items)
-    seen, repeated = _seen(holdout, n)
-    candidates = n - (seen if protocol.exclude_seen else np.zeros(len(seen), dtype=np.int64))  # [U]
+    candidates = np.full(len(recs), n, dtype=np.int64)  # [U]
+    exposure = np.zeros((len(cutoffs), n), dtype=np.int64)  # [C, N]
+    checks, repeated = Checks(), 0
+    values: dict[str, list[NDArray[np.float32]]] = {name: [] for name in lists.PER_USER}
+    width = 0 if features is None else len(cutoffs) * features.shape[1]
+    for part in _blocks(len(recs), max(recs.k, width)):
+        items, targets = recs.items[part], holdout.target_items[part]
+        bounds = histories.indptr[part.start : part.stop + 1]
+        owned = owned_items(histories.items[bounds[0] : bounds[-1]], bounds, n)  # [B, N]
+        repeated += _repeats(targets, owned)
+        if protocol.exclude_seen:
+            candidates[part] -= np.diff(owned.indptr)
+        checks.add(items, owned, candidates[part])
+        tops = lists.Tops.cut(items, cutoffs, n)
+        exposure += tops.exposures()
+        for name, found in lists.user_values(tops, counts, owned, features).items():
+            values[name].append(found)
     k_max = max(recs.k, *ks) if short_lists else _depth(recs, candidates, max(ks))
+    per_user = {
+        f"{name}@{k}": found
+        for name, parts in values.items()
+        if parts
+        for k, found in zip(cutoffs, np.concatenate(parts, axis=1), strict=True)
+    }
+    of_all = dict(zip(cutoffs, exposure, strict=True))
     means = {
         f"{name}@{k}": float(metric(ranks, k).mean()) for name, metric in RANK_METRICS.items() for k in ks
     }
-    means |= {
-        f"{name}@{k}": metric(recs.items, k, counts) for name, metric in LIST_METRICS.items() for k in ks
-    }
+    means |= {f"coverage@{k}": lists.catalogue_coverage(of_all[k]) for k in ks}
+    means |= {f"gini@{k}": lists.gini(of_all[k]) for k in ks}
+    means |= {name: _mean(found) for name, found in per_user.items()}
     return Evaluation(
         system=recs.system,
-        user_ids=holdout.histories.user_ids,
+        user_ids=histories.user_ids,
         target_items=tuple(catalog.ids(holdout.target_items)),
         target_ranks=ranks,
         k_max=k_max,
@@ -190,15 +231,38 @@ def evaluate(
             "in_list": int(np.isfinite(ranks).sum()),
             "unreachable": repeated if protocol.exclude_seen else 0,
         },
-        checks={
-            "validity": validity_rate(recs.items, n),
-            "duplicates": duplicate_rate(recs.items),
-            "seen": seen_rate(recs.items, holdout.histories, n),
-            "filled": filled_rate(recs.items, candidates),
-        },
+        checks=checks.rates(),
         cost=cost or Cost(),
         meta=dict(meta or {}),
+        per_user=per_user,
     )
+
+
+def _checked(features: csr_array | NDArray[np.floating], n_items: int) -> csr_array | NDArray[np.floating]:
+    if features.shape[0] != n_items:
+        raise DataError(
+            f"The features describe {features.shape[0]:,} items, and the catalogue has {n_items:,}. Expected one row per "
+            "item, in the catalogue's order."
+        )
+    if not features.min() >= 0:
+        raise DataError(
+            "The features have negative or missing numbers. Expected weights of 0 and more, such as 1 for each genre of an "
+            "item: diversity and miscalibration are about what items share."
+        )
+    return csr_array(features) if issparse(features) else features
+
+
+def _blocks(users: int, width: int) -> Iterator[slice]:
+    """Yield the rows of blocks of users, of whom each takes ``width`` numbers of four bytes."""
+    size = max(_BLOCK_USERS, _BLOCK_BYTES // (4 * max(width, 1)))
+    for start in range(0, users, size):
+        yield slice(start, min(start + size, users))
+
+
+def _mean(values: NDArray[np.float32]) -> float:
+    """Return the mean over the users who have a value; NaN if nobody has."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean(dtype=np.float64)) if len(defined) else np.nan
 
 
 def _same_users(recs: Recommendations, holdout: Holdout) -> Recommendations:
@@ -208,6 +272,8 @@ def _same_users(recs: Recommendations, holdout: Holdout) -> Recommendations:
             f"There are no test users to evaluate {recs.system!r} on. Expected at least one: lower the "
             "minimum history length, or enlarge the sample of users."
         )
+    if asked == recs.user_ids:
+        return recs
     extra = set(recs.user_ids).difference(asked)
     if extra:
         raise DataError(
@@ -215,16 +281,14 @@ def _same_users(recs: Recommendations, holdout: Holdout) -> Recommendations:
             f"{min(extra)!r}. Expected lists for exactly the {len(asked):,} test users: pick them with "
             "recs.for_users(holdout.histories.user_ids)."
         )
-    return recs.for_users(asked)
+    # Scores are not looked at, and a copy of them in another order would be twice the size of the items.
+    return replace(recs, scores=recs.scores[:, :0]).for_users(asked)
 
 
-def _seen(holdout: Holdout, n_items: int) -> tuple[NDArray[np.int64], int]:
-    """Return how many different items each user has seen [U], and how many targets are among them."""
-    histories = holdout.histories
-    user = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)
-    owned = np.unique(user * n_items + histories.items)
-    target = np.arange(len(histories), dtype=np.int64) * n_items + holdout.target_items
-    return np.bincount(owned // n_items, minlength=len(histories)), int(np.isin(target, owned).sum())
+def _repeats(targets: NDArray[np.int32], owned: csr_array) -> int:
+    """Return how many targets [B] the user has seen before."""
+    user = np.repeat(np.arange(len(targets)), np.diff(owned.indptr))
+    return int((owned.indices == targets[user]).sum())
 
 
 def _depth(recs: Recommendations, candidates: NDArray[np.int64], needed: int) -> int:

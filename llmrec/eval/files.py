@@ -1,8 +1,9 @@
 """The two files of an evaluation: per-user ranks as parquet, and the rest as JSON.
 
 ``<system>.parquet`` has ``user_id`` (string), ``target_item`` (string, the item's id) and ``target_rank``
-(int, from 1; null where the target is not in the list). ``<system>.json`` has means, counts, checks, cost,
-protocol and meta; a value that is undefined (NaN in memory) is ``null`` there.
+(int, from 1; null where the target is not in the list). Further columns such as ``novelty@10`` (float, null
+where undefined) hold what does not follow from the rank; a file may lack them. ``<system>.json`` has means,
+counts, checks, cost, protocol and meta; a value that is undefined (NaN in memory) is ``null`` there.
 """
 
 from __future__ import annotations
@@ -34,13 +35,16 @@ def write_evaluation(folder: str | os.PathLike[str], evaluation: Evaluation) -> 
     folder = Path(folder)
     missed = np.isnan(evaluation.target_ranks)
     ranks = np.where(missed, 0, evaluation.target_ranks).astype(np.int32)
+    # from_pandas turns NaN into null.
+    extra = {name: pa.array(v, pa.float32(), from_pandas=True) for name, v in evaluation.per_user.items()}
     table = pa.Table.from_arrays(
         [
             pa.array(evaluation.user_ids, pa.string()),
             pa.array(evaluation.target_items, pa.string()),
             pa.array(ranks, pa.int32(), mask=missed),
+            *extra.values(),
         ],
-        schema=_SCHEMA,
+        names=[*_SCHEMA.names, *extra],
     )
     facts = {
         "system": evaluation.system,
@@ -100,8 +104,17 @@ def read_evaluation(folder: str | os.PathLike[str], system: str) -> Evaluation:
             f"{path.name} has a target_rank outside 1 to {facts['protocol'].items}. Expected ranks from 1, and "
             "null where the target is not in the list: evaluate this system again."
         )
+    per_user = {
+        field.name: table[field.name].cast(pa.float32()).to_numpy()  # null: NaN
+        for field in table.schema
+        if "@" in field.name and pa.types.is_floating(field.type)
+    }
     return Evaluation(
-        user_ids=users, target_items=tuple(table["target_item"].to_pylist()), target_ranks=ranks, **facts
+        user_ids=users,
+        target_items=tuple(table["target_item"].to_pylist()),
+        target_ranks=ranks,
+        per_user=per_user,
+        **facts,
     )
 
 

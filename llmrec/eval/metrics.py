@@ -1,11 +1,11 @@
-"""Metrics: each is its definition plus ten lines.
+"""Ranking metrics: each is its definition plus ten lines.
 
 With one target per user, the target's rank is all that a ranking metric needs, so :data:`RANK_METRICS`
-map ranks [U] to values [U]. Metrics of what is recommended, whether right or not, are in
-:data:`LIST_METRICS`; they map whole lists to one number. A metric is named ``"ndcg@10"``: a key of one of
-these dicts, or the dotted path of a function with the same signature, and the cutoff.
+map ranks [U] to values [U]. A metric is named ``"ndcg@10"``: a key of that dict, or the dotted path of a
+function with the same signature, and the cutoff. Metrics of what is recommended, whether right or not, are
+in :mod:`llmrec.eval.lists`.
 
-Shapes: U users, K places of a list, N items of the catalogue, E events of all histories.
+Shapes: U users, K places of a list.
 """
 
 from __future__ import annotations
@@ -16,26 +16,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.data.histories import Histories
 from llmrec.data.recommendations import Recommendations
 from llmrec.errors import ConfigError, nearest
 
 __all__ = [
-    "LIST_METRICS",
-    "METRICS",
     "RANK_METRICS",
-    "catalogue_coverage",
-    "duplicate_rate",
-    "filled_rate",
-    "gini",
+    "average_precision",
     "hit_rate",
-    "mean_popularity",
     "mrr",
     "ndcg",
     "parse_metric",
-    "seen_rate",
+    "precision",
     "target_ranks",
-    "validity_rate",
 ]
 
 Floats = NDArray[np.float64]
@@ -75,78 +67,30 @@ def mrr(ranks: Floats, k: int) -> Floats:
     return np.where(hit, 1.0 / np.where(hit, ranks, 1.0), 0.0)
 
 
-def catalogue_coverage(items: Items, k: int, train_counts: NDArray[np.integer]) -> float:
-    """Return the share of the N items that at least one user gets among the first ``k``.
+def average_precision(ranks: Floats, k: int) -> Floats:
+    """Return the average precision among the first ``k`` [U]; its mean over users is MAP@k.
 
-    NaN for an empty catalogue. Ge, Delgado-Battenfeld and Jannach, "Beyond accuracy", RecSys 2010.
+    That is the mean, over a user's relevant items, of the precision at the place of each. With the one
+    target as the only relevant item it is ``1 / rank``, so MAP@k and MRR@k are the same number.
     """
-    return float((_exposure(items, k, len(train_counts)) > 0).mean()) if len(train_counts) else np.nan
+    return mrr(ranks, k)
 
 
-def gini(items: Items, k: int, train_counts: NDArray[np.integer]) -> float:
-    """Return the Gini index of how often each of the N items is recommended among the first ``k``.
+def precision(ranks: Floats, k: int) -> Floats:
+    """Return the share of the first ``k`` places that hold the target [U]: ``1 / k`` or 0, hit rate / k.
 
-    0: all equally often; close to 1: a few items take all places. Items never recommended count. NaN if
-    nothing is recommended. With exposures sorted upwards, ``sum((2 i - N - 1) x_i) / (N sum(x))``; Fleder
-    and Hosanagar, "Blockbuster culture's next rise or fall", Management Science 2009.
+    Empty places of a short list count as places, as in trec_eval.
     """
-    exposure = np.sort(_exposure(items, k, len(train_counts)))
-    if exposure.sum() == 0:
-        return np.nan
-    n = len(exposure)
-    return float(np.dot(2.0 * np.arange(1, n + 1) - n - 1, exposure) / (n * exposure.sum()))
+    return hit_rate(ranks, k) / k
 
 
-def mean_popularity(items: Items, k: int, train_counts: NDArray[np.integer]) -> float:
-    """Return the mean number of training events of the items among the first ``k``; NaN if there are none."""
-    top = items[:, :k]
-    held = top[_valid(top, len(train_counts))]
-    return float(train_counts[held].mean()) if len(held) else np.nan
-
-
-def validity_rate(items: Items, n_items: int) -> float:
-    """Return the share of recommendations that are items of the catalogue; NaN without recommendations.
-
-    An empty place (``-1``) is no recommendation; any other number outside 0 to N-1 is an invalid one.
-    """
-    made = items != -1
-    return float(_valid(items, n_items)[made].mean()) if made.any() else np.nan
-
-
-def duplicate_rate(items: Items) -> float:
-    """Return the share of recommendations that the same list already holds; NaN without recommendations."""
-    ordered = np.sort(items, axis=1)
-    made = int((items != -1).sum())
-    repeats = int(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != -1)).sum())
-    return repeats / made if made else np.nan
-
-
-def seen_rate(items: Items, histories: Histories, n_items: int) -> float:
-    """Return the share of recommendations that are in the user's own history; NaN without any."""
-    made = int((items != -1).sum())
-    if not made:
-        return np.nan
-    user = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)  # [E]
-    owned = np.unique(user * n_items + histories.items)
-    row, column = np.nonzero(_valid(items, n_items))
-    asked = row.astype(np.int64) * n_items + items[row, column]
-    place = np.minimum(np.searchsorted(owned, asked), max(len(owned) - 1, 0))
-    return float((owned[place] == asked).sum()) / made if len(owned) else 0.0
-
-
-def filled_rate(items: Items, expected: NDArray[np.integer]) -> float:
-    """Return the share of the places that could be filled (``expected`` [U]) that are; NaN if none could."""
-    possible = int(np.minimum(expected, items.shape[1]).sum())
-    return float(np.minimum((items != -1).sum(axis=1), expected).sum()) / possible if possible else np.nan
-
-
-RANK_METRICS: dict[str, Callable[[Floats, int], Floats]] = {"hr": hit_rate, "ndcg": ndcg, "mrr": mrr}
-LIST_METRICS: dict[str, Callable[[Items, int, NDArray[np.integer]], float]] = {
-    "coverage": catalogue_coverage,
-    "gini": gini,
-    "popularity": mean_popularity,
+RANK_METRICS: dict[str, Callable[[Floats, int], Floats]] = {
+    "hr": hit_rate,
+    "ndcg": ndcg,
+    "mrr": mrr,
+    "map": average_precision,
+    "precision": precision,
 }
-METRICS: dict[str, Callable[..., Floats | float]] = {**RANK_METRICS, **LIST_METRICS}
 
 
 def parse_metric(name: str) -> tuple[Callable[[Floats, int], Floats], int]:
@@ -178,14 +122,4 @@ def parse_metric(name: str) -> tuple[Callable[[Floats, int], Floats], int]:
 
 
 def _in_top(ranks: Floats, k: int) -> NDArray[np.bool_]:
-    return np.nan_to_num(np.asarray(ranks, dtype=np.float64), nan=np.inf) <= k
-
-
-def _valid(items: Items, n_items: int) -> NDArray[np.bool_]:
-    return (items >= 0) & (items < n_items)
-
-
-def _exposure(items: Items, k: int, n_items: int) -> NDArray[np.int64]:
-    """Return how many of the users get each item among the first ``k`` [N]."""
-    top = items[:, :k]
-    return np.bincount(top[_valid(top, n_items)], minlength=n_items)
+    return np.asarray(ranks, dtype=np.float64) <= k  # False for NaN

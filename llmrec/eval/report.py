@@ -22,7 +22,7 @@ from llmrec.eval import words
 from llmrec.eval.compare import Comparison
 from llmrec.eval.context import LLMNotes, ReportContext
 from llmrec.eval.evaluate import Cost
-from llmrec.eval.metrics import LIST_METRICS
+from llmrec.eval.item_columns import item_columns
 from llmrec.eval.plots import Dot, Point, curve_plot, dot_plot, scatter_plot
 from llmrec.eval.protocol_words import protocol_words, sample_words
 
@@ -33,10 +33,8 @@ LEGEND = {
     "1 would mean that it is always first.",
     "hr": "hit rate: share of users whose true next item is among the first k (recall with one target).",
     "mrr": "mean reciprocal rank: 1 / rank of the true next item if it is among the first k, else 0.",
-    "coverage": "share of the catalogue that at least one of these users gets among the first k.",
-    "gini": "how unevenly the k places are spread over the catalogue: 0 means all items equally often, close to 1 "
-    "means a few items take all places.",
-    "popularity": "training events that a recommended item has, on average.",
+    "map": "mean average precision at k; with one true next item the same number as MRR.",
+    "precision": "share of the first k places that hold the true next item; with one of them, HR / k.",
 }
 CHECKS = {
     "validity": "in the catalogue",
@@ -132,7 +130,7 @@ def _view(comparison: Comparison, ctx: ReportContext | None) -> dict[str, Any]:
         "cost_columns": _cost_columns(comparison),
         "devices_differ": len({e.cost.device for e in comparison.evaluations}) > 1,
         "hardware": _hardware(comparison, ctx),
-        "list_metrics": [f"{name}@{k}" for name in LIST_METRICS],
+        "item_columns": item_columns(comparison, k),
         "overlap": comparison.overlap(comparison.subject, comparison.baseline, k)
         if comparison.subject
         else None,
@@ -146,17 +144,9 @@ def _view(comparison: Comparison, ctx: ReportContext | None) -> dict[str, Any]:
         "llm_notes": [(note, _notes(note)) for note in ctx.llm],
         "protocol_words": protocol_words(comparison, ctx),
         "legend": [
-            (
-                name.upper()
-                if name in ("ndcg", "hr", "mrr")
-                else name.capitalize()
-                if name != "gini"
-                else "Gini",
-                text,
-            )
+            (words.metric_term(name), text)
             for name, text in LEGEND.items()
-            if name in ("coverage", "gini", "popularity")
-            or any(m.startswith(f"{name}@") for m in comparison.metrics)
+            if any(m.startswith(f"{name}@") for m in comparison.metrics)
         ],
     }
 

@@ -1,4 +1,4 @@
-"""Groups of test users in which systems may differ: popular or rare targets, short or long histories.
+"""Groups of test users in which systems may differ: by the target's popularity, the history and the time between.
 
 Shapes: U users, N items of the catalogue.
 """
@@ -12,12 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.data.histories import Holdout
+from llmrec.data.interactions import time_resolution
 from llmrec.errors import DataError
 from llmrec.eval.significance import Difference, paired_difference
 
 __all__ = ["SliceGroup", "Slices", "popularity_bands", "sliced", "user_slices"]
 
 BANDS = ("head", "mid", "tail", "cold")
+_POPULARITY, _LENGTH, _GAP = (
+    "Popularity of the next item",
+    "Length of the history",
+    "Time since the last event",
+)
+_UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+_DAY = 86400
+_GAPS = {"Within an hour": 3600, "Within a day": _DAY, "Within a week": 7 * _DAY, "Within 30 days": 30 * _DAY}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +34,7 @@ class Slices:
     """One or more ways to group the same users; a group's label is the text that a report prints."""
 
     user_ids: tuple[str, ...]  # [U]
-    groups: Mapping[str, NDArray[np.str_]]  # title -> label of each user's group [U]
+    groups: Mapping[str, NDArray[np.object_]]  # title -> label of each user's group [U], the same few texts
     order: Mapping[str, tuple[str, ...]]  # title -> labels in the order in which to show them
     notes: Mapping[str, str]  # title -> what the labels mean, one sentence
 
@@ -60,7 +69,9 @@ def popularity_bands(counts: NDArray[np.integer]) -> NDArray[np.str_]:
 
 
 def user_slices(holdout: Holdout, counts: NDArray[np.integer]) -> Slices:
-    """Group test users by the popularity of their target and by the length of their history.
+    """Group test users by the popularity of their target, the length of their history and the time between the two.
+
+    Groups without users are left out.
 
     Parameters
     ----------
@@ -69,37 +80,58 @@ def user_slices(holdout: Holdout, counts: NDArray[np.integer]) -> Slices:
     counts
         Training events of each item [N].
     """
-    band_of_item = popularity_bands(counts)
-    band = band_of_item[holdout.target_items]
-    popularity = np.empty(len(holdout), dtype="<U64")
-    shown = []
-    for name in BANDS:
-        held = counts[band_of_item == name]
-        if not (band == name).any():
-            continue
-        items = f"{len(held):,} item" + ("s" if len(held) != 1 else "")
-        label = f"{name.capitalize()}: {items} with {_span(held)} events each"
-        popularity[band == name] = label
-        shown.append(label)
-    lengths = holdout.histories.lengths
-    length = np.empty(len(holdout), dtype="<U64")
-    edges = np.quantile(lengths, [1 / 3, 2 / 3]) if len(lengths) else np.zeros(2)
-    third = np.searchsorted(edges, lengths, side="left")
-    length_labels = []
-    for part in range(3):
-        inside = lengths[third == part]
-        if len(inside):
-            length[third == part] = f"{_span(inside)} events"
-            length_labels.append(f"{_span(inside)} events")
+    by = {
+        _POPULARITY: _by_popularity(holdout, counts),
+        _LENGTH: _by_length(holdout),
+        _GAP: _by_gap(holdout),
+    }
     return Slices(
         user_ids=holdout.histories.user_ids,
-        groups={"Popularity of the next item": popularity, "Length of the history": length},
-        order={"Popularity of the next item": tuple(shown), "Length of the history": tuple(length_labels)},
+        groups={title: np.array(labels, dtype=object)[group] for title, (group, labels) in by.items()},
+        order={
+            title: tuple(labels[g] for g in np.unique(group).tolist())
+            for title, (group, labels) in by.items()
+        },
         notes={
-            "Popularity of the next item": "Head, mid and tail items each hold a third of the training events.",
-            "Length of the history": "Thirds of the users, by the number of events before the next item.",
+            _POPULARITY: "Head, mid and tail items each hold a third of the training events; cold items have none.",
+            _LENGTH: "Thirds of the users, by the number of events before the next item.",
+            _GAP: "From the last event of the history to the next item; each user is in the first group that fits.",
         },
     )
+
+
+def _by_popularity(holdout: Holdout, counts: NDArray[np.integer]) -> tuple[NDArray[np.integer], list[str]]:
+    """Return the group of each user's target [U], and the label of each group."""
+    band_of_item = popularity_bands(counts)
+    labels = []
+    for name in BANDS:
+        held = counts[band_of_item == name]
+        items = f"{len(held):,} item" + ("s" if len(held) != 1 else "")
+        events = "no training event" if name == "cold" else f"{_span(held)} events each" if len(held) else ""
+        labels.append(f"{name.capitalize()}: {items} with {events}")
+    place = {name: group for group, name in enumerate(BANDS)}
+    group_of_item = np.array([place[name] for name in band_of_item.tolist()], dtype=np.int8)
+    return group_of_item[holdout.target_items], labels
+
+
+def _by_length(holdout: Holdout) -> tuple[NDArray[np.integer], list[str]]:
+    lengths = holdout.histories.lengths
+    edges = np.quantile(lengths, [1 / 3, 2 / 3]) if len(lengths) else np.zeros(2)
+    third = np.searchsorted(edges, lengths, side="left")
+    held = [lengths[third == part] for part in range(3)]
+    return third, [f"{_span(inside)} events" if len(inside) else "" for inside in held]
+
+
+def _by_gap(holdout: Holdout) -> tuple[NDArray[np.integer], list[str]]:
+    """Group by whole bands of time; what the data cannot tell apart, such as times of one day, is called so."""
+    histories, later = holdout.histories, holdout.target_timestamps
+    known = histories.lengths > 0
+    last = histories.timestamps[histories.indptr[1:][known] - 1]
+    unit = _UNITS[time_resolution(np.concatenate([last, later]))]
+    labels = [f"The same {unit}", *_GAPS, "Longer", "No history"]
+    group = np.full(len(holdout), len(labels) - 1)
+    group[known] = np.searchsorted([0, *_GAPS.values()], later[known] - last, side="left")
+    return group, labels
 
 
 def sliced(

@@ -15,6 +15,7 @@ __all__ = [
     "interval_text",
     "label",
     "metric_label",
+    "metric_term",
     "number",
     "p_text",
     "percent",
@@ -35,6 +36,7 @@ SYSTEM_LABELS = {
     "hybrid": "Hybrid",
     "random": "Random",
 }
+_ACRONYMS = ("hr", "ndcg", "mrr", "map")
 MISSING = "–"  # for what is undefined or was not measured: never 0, never an empty cell
 _MINUS = "\u2212"  # as wide as the plus sign, unlike a hyphen
 
@@ -47,7 +49,14 @@ def label(system: str, labels: Mapping[str, str] | None = None) -> str:
 def metric_label(metric: str) -> str:
     """Return ``"NDCG@10"`` for ``"ndcg@10"``; a dotted path keeps only the function's name."""
     name, _, k = metric.partition("@")
-    return f"{name.upper() if '.' not in name else name.rpartition('.')[2]}@{k}"
+    return f"{metric_term(name)}@{k}"
+
+
+def metric_term(name: str) -> str:
+    """Return ``"NDCG"`` for ``"ndcg"``, ``"Precision"`` for ``"precision"``, ``"fn"`` for ``"my.module.fn"``."""
+    if "." in name:
+        return name.rpartition(".")[2]
+    return name.upper() if name in _ACRONYMS else name.capitalize()
 
 
 def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
