@@ -89,6 +89,7 @@ class Hybrid(ScoringRecommender):
             part: build_recommender(part, system, **injected) for part, system in _systems(parts).items()
         }
         self.batch_size = min(part.batch_size for part in self.parts_.values())
+        self.pretrained = tuple(dict.fromkeys(m for part in self.parts_.values() for m in part.pretrained))
         self.weights = weights
         self.weights_: dict[str, float] = {}
         self.chosen_: dict[str, Any] = {}
@@ -124,11 +125,6 @@ class Hybrid(ScoringRecommender):
                 f"{', '.join(systems)}, not all 0, or none, to have them chosen on the validation users"
             )
         return problems
-
-    @property
-    def pretrained(self) -> tuple[str, ...]:
-        """Names of the pretrained models of all parts."""
-        return tuple(dict.fromkeys(model for part in self.parts_.values() for model in part.pretrained))
 
     @property
     def device(self) -> str:
