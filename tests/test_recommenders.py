@@ -236,7 +236,7 @@ def system(**settings) -> System:
             {"kind": "hybrid", "parts": {"deep": {"kind": "hybrid", "parts": {"ease": {"reg": -1}}}}},
             "systems.x.parts.deep.parts.ease: EASE got reg=-1",
         ),
-        ({"kind": "hybrid", "parts": ["ease", "llm"]}, "systems.x.parts.llm: llm makes lists"),
+        ({"kind": "hybrid", "parts": ["ease", "llm"]}, "systems.x.parts.llm: llm does not score all items"),
         ({"kind": "hybrid", "parts": ["ease"], "fusion": "sum"}, "systems.x.fusion: got 'sum'"),
         (
             {"kind": "hybrid", "parts": ["ease", "markov"], "weights": {"ease": 1}},

@@ -106,10 +106,8 @@ class Hybrid(ScoringRecommender):
             here = f"{where}.parts.{part}"
             kind = system.kind_as(part)
             found = system_problems(part, system, here)
-            if not found and (kind == LLM or not hasattr(recommender_class(kind), "score")):
-                found = [
-                    f"{here}: {kind} makes lists and does not score all items; expected a recommender that does"
-                ]
+            if not found and (kind == LLM or not issubclass(recommender_class(kind), ScoringRecommender)):
+                found = [f"{here}: {kind} does not score all items; expected a ScoringRecommender"]
             problems += found
         fusion = options.get("fusion", "zscore")
         if fusion not in get_args(Fusion):
