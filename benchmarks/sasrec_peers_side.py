@@ -35,7 +35,11 @@ def measure(model: SASRecModel, part: str, asked: Dataset) -> tuple[float, float
     """Return HR@10 and NDCG@10 of a part's targets."""
     targets = pl.read_parquet(folder / f"{part}_targets.parquet").to_pandas()
     recommended = model.recommend(
-        users=targets["user"].to_numpy(), dataset=asked, k=10, filter_viewed=True, on_unsupported_targets="ignore"
+        users=targets["user"].to_numpy(),
+        dataset=asked,
+        k=10,
+        filter_viewed=True,
+        on_unsupported_targets="ignore",
     )
     found = recommended.merge(targets, left_on=[Columns.User, Columns.Item], right_on=["user", "item"])
     gain = 1 / np.log2(found[Columns.Rank].to_numpy() + 1)

@@ -28,7 +28,7 @@ from llmrec.data.histories import Histories, History, Holdout
 from llmrec.data.protocol import Protocol
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
-from llmrec.errors import DataError
+from llmrec.errors import LlmrecError
 from llmrec.recommenders.base import Recommender, ScoringRecommender
 
 __all__ = ["RecommenderConformance", "ScoringConformance", "histories", "markov_sequences", "split_of"]
@@ -131,7 +131,7 @@ class RecommenderConformance:
     reads_validation: ClassVar[bool] = False
     """Whether ``fit`` chooses among settings or epochs on ``split.valid``. Otherwise it must not depend on it."""
     answers_empty_histories: ClassVar[bool] = True
-    """Whether there is a list for a history without an event; otherwise that must raise a ``DataError``."""
+    """Whether there is a list for a history without an event; otherwise that must raise an ``LlmrecError``."""
 
     _fitted: ClassVar[Recommender]
 
@@ -228,14 +228,14 @@ class RecommenderConformance:
         asked, refusal = histories([3, 4], [], users=["somebody", "nobody"]), None
         try:
             recs = self.fitted().recommend(asked, 5)
-        except DataError as error:
+        except LlmrecError as error:
             refusal = str(error)
         if self.answers_empty_histories:
             assert refusal is None, refusal
             assert (recs.items >= 0).all()
             assert len(set(recs.items[1].tolist())) == 5
         else:
-            assert refusal is not None, "expected a DataError"
+            assert refusal is not None, "expected an error"
             assert "nobody" in refusal
 
     def test_a_list_does_not_depend_on_who_else_is_asked(self) -> None:

@@ -204,7 +204,7 @@ def test_markov_counts_transitions(sequences, shrink, decay):
 
 def test_markov_learns_a_markov_chain():
     split = split_of(markov_sequences(150, 12, 40), 40)
-    chain = Markov(shrink=1)
+    chain = Markov(shrink=1, decay=0)
     chain.fit(split)
     best = chain.recommend(split.test.histories, 1).items[:, 0]
     assert (best == split.test.target_items).mean() > 0.5  # 4/5 of steps, less where the successor was seen
@@ -250,9 +250,11 @@ def test_content_of_a_language_model_is_the_cosine_of_centred_mean_states(tiny_l
         with torch.inference_mode():
             read = model(**tokenizer(f"{title}, {year}", add_special_tokens=False, return_tensors="pt"))
         states.append(read.last_hidden_state[0].mean(dim=0).double().numpy())
-    # 16 titles span 15 directions, so the 64 principal axes keep all lengths and angles.
+    # Whitened: by the inverse square root of the covariance, from an eigendecomposition. 16 titles span 15 directions.
     centred = np.stack(states) - np.mean(states, axis=0)
-    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    values, axes = np.linalg.eigh(centred.T @ centred)
+    white = centred @ axes[:, -15:] / np.sqrt(values[-15:])
+    unit = white / np.linalg.norm(white, axis=1, keepdims=True)
     for history, scores in zip(split.test.histories, content.score(split.test.histories), strict=True):
         profile = sum(w * unit[i] for i, w in newest(history, 0.5).items())
         np.testing.assert_allclose(scores, unit @ profile / np.linalg.norm(profile), rtol=0, atol=1e-4)

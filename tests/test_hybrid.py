@@ -31,9 +31,7 @@ FUSIONS = ("zscore", "rank", "logprob")
 class Told(ScoringRecommender):
     """Knows the target of each user as well as ``skill`` says, and thinks the world of what was seen."""
 
-    def __init__(
-        self, *, skill: float = 0.0, scale: float = 1.0, seen: float = 0.0, seed: int = 0, name: str = "told"
-    ):
+    def __init__(self, *, skill: float = 0.0, scale: float = 1.0, seen: float = 0.0, name: str = "told"):
         self.name, self.skill, self.scale, self.seen = name, skill, scale, seen
         self.rng = np.random.default_rng(int(1000 * skill))
 
@@ -180,6 +178,7 @@ def test_a_run_keeps_the_chosen_weights_and_notices_another_language_model(confi
         },
         evaluation={"users": 10, "k": 5, "cutoffs": [1, 5], "baseline": "popularity"},
     )
+    assert "fit of 2 parts" in llmrec("run", path, "--dry-run", capsys=capsys).out
     llmrec("run", path, capsys=capsys)
     meta = read_meta(tmp_path / "run" / "recommendations" / "mix.parquet")
     assert set(meta["chosen"]["weights"]) == {"text", "ease"}

@@ -25,7 +25,6 @@ from scipy.cluster.vq import kmeans2, vq
 
 from llmrec.errors import IdentifierError
 from llmrec.identifiers.base import ItemIdentifiers, first_new_token, known_token_problems
-from llmrec.identifiers.vectors import title_projection
 from llmrec.settings import Identifiers
 
 if TYPE_CHECKING:
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     from llmrec.identifiers.schemes import Material
 
 __all__ = ["SemanticScheme", "distinct_codes", "quantise", "train_codebooks"]
+
+_FEATURES = 64  # principal components of the title vectors that are kept
 
 
 class SemanticScheme:
@@ -172,11 +173,20 @@ def _identifiers(
 
 
 def _fit_projection(material: Material) -> dict[str, NDArray[np.float32]]:
-    """Return how title vectors become features; nothing where no titles are clustered."""
+    """Return how title vectors become features: mean [D], principal axes [D, F], scaled to unit length on average.
+
+    Raw states of a language model share a few huge directions, in which all titles look alike.
+    """
     if material.settings.vectors == "collaborative":
         return {}
-    mean, axes = title_projection(material.title_vectors())
-    return {"mean": mean, "axes": axes}
+    titles = material.title_vectors().astype(np.float64)
+    mean = titles.mean(axis=0)
+    _, _, axes = np.linalg.svd(titles - mean, full_matrices=False)
+    axes = axes[:_FEATURES].T
+    # The sign of a singular vector is arbitrary; the largest entry is made positive.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    size = np.sqrt(np.square((titles - mean) @ axes).sum(axis=1).mean())
+    return {"mean": mean.astype(np.float32), "axes": (axes / max(size, 1e-12)).astype(np.float32)}
 
 
 def _project(material: Material, projection: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """What a language model makes of titles, as vectors.
 
-Shapes: N items, D features, F principal components.
+Shapes: N items, D features.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["title_projection", "title_vectors"]
+__all__ = ["title_vectors"]
 
 _AT_ONCE = 64
-_COMPONENTS = 64  # that a projection keeps
 
 
 def title_vectors(
@@ -51,19 +50,3 @@ def title_vectors(
                 (states * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
             ).numpy()
     return vectors
-
-
-def title_projection(vectors: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return how title vectors become features: mean [D], principal axes [D, F], scaled to unit length on average.
-
-    The features are ``(vectors - mean) @ axes``. Raw states of a language model share a few huge directions, in which
-    all titles look alike.
-    """
-    titles = vectors.astype(np.float64)
-    mean = titles.mean(axis=0)
-    _, _, axes = np.linalg.svd(titles - mean, full_matrices=False)
-    axes = axes[:_COMPONENTS].T
-    # The sign of a singular vector is arbitrary; the largest entry is made positive.
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    size = np.sqrt(np.square((titles - mean) @ axes).sum(axis=1).mean())
-    return mean.astype(np.float32), (axes / max(size, 1e-12)).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +115,15 @@ def _language_model(
 
 
 def _other(config: RunConfig, name: str, split: Split, catalog: Catalog) -> tuple[str, str, float, str]:
-    system = config.systems[name]
-    recommender = build_recommender(name, system, seed=config.seed, catalog=catalog)
+    recommender = build_recommender(name, config.systems[name], seed=config.seed, catalog=catalog)
+    return f"recommend {name}", *_fit(recommender, split)
+
+
+def _fit(recommender: Any, split: Split) -> tuple[str, float, str]:
+    """Return what there is to fit, the estimated seconds, and what was measured."""
+    if hasattr(recommender, "parts_"):
+        parts = [_fit(part, split) for part in recommender.parts_.values()]
+        return f"fit of {len(parts)} parts", sum(seconds for _, seconds, _ in parts), "each by itself"
     most = getattr(recommender, "max_epochs", None)
     if most is not None:
         recommender.max_epochs = 2
@@ -123,5 +131,5 @@ def _other(config: RunConfig, name: str, split: Split, catalog: Catalog) -> tupl
     recommender.fit(split)
     seconds = time.monotonic() - started
     if most is None:
-        return f"recommend {name}", "fit", seconds, "the whole fit"
-    return f"recommend {name}", f"at most {most:,} epochs", seconds / 2 * most, "2 epochs"
+        return "fit", seconds, "the whole fit"
+    return f"at most {most:,} epochs", seconds / 2 * most, "2 epochs"

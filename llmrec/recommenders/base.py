@@ -42,11 +42,7 @@ class ScoringRecommender(ABC):
 
     name: str
     users_at_once: int = 1024  # users scored together: U x N float32 must fit in memory
-
-    @property
-    def pretrained(self) -> tuple[str, ...]:
-        """Names of the pretrained models that ``fit`` reads; a run notices when one changes."""
-        return ()
+    pretrained: tuple[str, ...] = ()  # names of models that fit reads; a run notices when one changes
 
     @abstractmethod
     def fit(self, split: Split) -> None:

@@ -99,6 +99,7 @@ class Hybrid(ScoringRecommender):
             for part, system in _systems(parts).items()
         }
         self.users_at_once = min(part.users_at_once for part in self.parts_.values())
+        self.pretrained = tuple(dict.fromkeys(m for part in self.parts_.values() for m in part.pretrained))
         self.weights = weights
         self.weights_: dict[str, float] = {}
         self.chosen_: dict[str, Any] = {}
@@ -115,10 +116,8 @@ class Hybrid(ScoringRecommender):
             here = f"{where}.parts.{part}"
             kind = system.kind_as(part)
             found = system_problems(part, system, here)
-            if not found and (kind == LLM or not hasattr(recommender_class(kind), "score")):
-                found = [
-                    f"{here}: {kind} makes lists and does not score all items; expected a recommender that does"
-                ]
+            if not found and (kind == LLM or not issubclass(recommender_class(kind), ScoringRecommender)):
+                found = [f"{here}: {kind} does not score all items; expected a ScoringRecommender"]
             problems += found
         fusion = options.get("fusion", "zscore")
         if fusion not in get_args(Fusion):
@@ -134,11 +133,6 @@ class Hybrid(ScoringRecommender):
                 f"{', '.join(systems)}, not all 0, or none, to have them chosen on the validation users"
             )
         return problems
-
-    @property
-    def pretrained(self) -> tuple[str, ...]:
-        """Names of the pretrained models of all parts."""
-        return tuple(dict.fromkeys(model for part in self.parts_.values() for model in part.pretrained))
 
     @property
     def device_(self) -> str:

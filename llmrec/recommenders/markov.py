@@ -45,7 +45,9 @@ class Markov(ScoringRecommender):
         The name under which its recommendations are stored.
     """
 
-    def __init__(self, *, shrink: float = 10.0, decay: float = 0.0, name: str = "markov") -> None:
+    # Defaults: the best validation NDCG@10 on ml-100k of shrink 1-300 x decay 0-0.9: .1033, where decay 0 has .0748
+    # (half of all neighbouring events there have the same timestamp, so which one came last is often unknown).
+    def __init__(self, *, shrink: float = 30.0, decay: float = 0.8, name: str = "markov") -> None:
         problems = []
         if not shrink > 0:
             problems.append(f"shrink={shrink}; expected a positive number of transitions")

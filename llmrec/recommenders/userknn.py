@@ -47,8 +47,9 @@ class UserKNN(ScoringRecommender):
         The name under which its recommendations are stored.
     """
 
+    # Defaults: the best validation NDCG@10 on ml-100k of 10-400 neighbours x shrink 0-20 x decay 0.75-1.
     def __init__(
-        self, *, neighbours: int = 100, shrink: float = 0.0, decay: float = 1.0, name: str = "userknn"
+        self, *, neighbours: int = 30, shrink: float = 5.0, decay: float = 0.8, name: str = "userknn"
     ) -> None:
         problems = []
         if neighbours < 1:
