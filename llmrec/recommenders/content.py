@@ -144,4 +144,5 @@ def _lm(texts: list[str], model: str) -> NDArray[np.float64]:
     read = load_model(model, device=device, notify=say_once)
     states = title_vectors(read, load_tokenizer(model, say_once), texts).astype(np.float64)
     white, size, _ = np.linalg.svd(states - states.mean(axis=0), full_matrices=False)
-    return white[:, (size > size[0] * 1e-6) & (np.arange(len(size)) < COMPONENTS)]
+    kept = (size > size[0] * 1e-6) & (np.arange(len(size)) < COMPONENTS)
+    return np.asarray(white[:, kept], dtype=np.float64)
