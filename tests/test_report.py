@@ -296,7 +296,15 @@ def test_what_cannot_be_compared_is_refused() -> None:
         ([llm, fewer], r"on 9 users and 'llm' on 120"),
         ([llm, renamed], r"'sasrec' was not evaluated on 1 of 120 users"),
         ([llm, other_targets], "asked for different items"),
-        ([llm, replace(sasrec, protocol=protocol_of(U, seed=1))], "seed = 1 and 'llm' with 0"),
+        ([llm, replace(sasrec, meta={"seed": 3}), replace(sasrec, meta={"seed": 3})], "more than once with seed 3"),
+        ([llm, replace(sasrec, protocol=protocol_of(U, items=41))], "items = 41 and 'llm' with 40"),
+        (
+            [
+                replace(llm, protocol=protocol_of(U, ties="shuffle")),
+                replace(sasrec, protocol=protocol_of(U, ties="shuffle", seed=1)),
+            ],
+            "seed = 1 and 'llm' with 0",
+        ),
     ):
         with pytest.raises(DataError, match=message):
             compare(evaluations)

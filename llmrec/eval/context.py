@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 
 from llmrec.eval.compare import Comparison
 
-__all__ = ["Curve", "ExampleEvent", "ExampleItem", "LLMNotes", "ReportContext", "UserExample"]
+__all__ = [
+    "Curve",
+    "ExampleEvent",
+    "ExampleItem",
+    "LLMNotes",
+    "NoteTable",
+    "ReportContext",
+    "Tuning",
+    "UserExample",
+]
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,25 @@ class LLMNotes:
     target_time_in_prompt: bool | None = None  # the time of the event to predict is shown to the model
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What was spent on choosing a system's settings, all of it on the validation questions."""
+
+    trials: int | None = None  # settings that were tried
+    seconds: float | None = None  # wall clock, all trials
+    best: float | None = None  # validation NDCG@10 of the chosen one
+
+
+@dataclass(frozen=True)
+class NoteTable:
+    """A small table of anything else that was measured; numbers are formatted, texts are shown as they are."""
+
+    title: str
+    header: tuple[str, ...]  # the first names the rows
+    rows: tuple[tuple[str | float | int | None, ...], ...]  # each as long as the header; None prints a dash
+    note: str = ""  # one or two sentences: what it says
+
+
 @dataclass(frozen=True, eq=False)
 class ReportContext:
     """Everything a report shows that is not in the :class:`~llmrec.eval.compare.Comparison`."""
@@ -87,6 +115,8 @@ class ReportContext:
     # proven to hold the true top-k, as a fraction of 1
     free: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # system that writes without the
     # trie -> shares of its texts: valid, duplicates, excluded
+    tuning: Mapping[str, Tuning] = field(default_factory=dict)  # system -> what choosing its settings took
+    diagnostics: tuple[NoteTable, ...] = ()
     curves: tuple[Curve, ...] = ()
     users: tuple[UserExample, ...] = ()
     users_seed: int | None = None  # the seed with which ``users`` were drawn at random

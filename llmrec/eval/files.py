@@ -23,7 +23,7 @@ from llmrec.data.recommendations import replacing
 from llmrec.errors import ArtefactError, nearest
 from llmrec.eval.evaluate import Cost, Evaluation
 
-__all__ = ["read_evaluation", "write_evaluation"]
+__all__ = ["read_evaluation", "without_nan", "write_evaluation"]
 
 _SCHEMA = pa.schema([("user_id", pa.string()), ("target_item", pa.string()), ("target_rank", pa.int32())])
 _FACTS = ("system", "k_max", "ks", "protocol", "means", "counts", "checks", "cost", "meta")
@@ -56,7 +56,7 @@ def write_evaluation(folder: str | os.PathLike[str], evaluation: Evaluation) -> 
     with replacing(folder / f"{evaluation.system}.parquet") as temporary:
         pq.write_table(table, temporary, compression="zstd")
     with replacing(folder / f"{evaluation.system}.json") as temporary:
-        text = json.dumps(_without_nan(facts), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(without_nan(facts), indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -132,12 +132,12 @@ def _read_facts(folder: Path, system: str) -> dict[str, Any]:
         ) from None
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Return ``value`` with every NaN as ``None``: JSON has no NaN, and readers reject it."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -121,7 +121,8 @@ def _other(config: RunConfig, name: str, split: Split) -> tuple[str, str, float,
         recommender.max_epochs = 2
     started = time.monotonic()
     recommender.fit(split)
-    seconds = time.monotonic() - started
+    seconds = (time.monotonic() - started) * system.seeds
+    times = f"{system.seeds} times " if system.seeds > 1 else ""
     if most is None:
-        return f"recommend {name}", "fit", seconds, "the whole fit"
-    return f"recommend {name}", f"at most {most:,} epochs", seconds / 2 * most, "2 epochs"
+        return f"recommend {name}", f"{times}fit", seconds, "the whole fit"
+    return f"recommend {name}", f"{times}at most {most:,} epochs", seconds / 2 * most, "2 epochs"
