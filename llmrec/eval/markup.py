@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 __all__ = ["LINE", "fenced", "latex_text", "markdown_text"]
 
@@ -24,7 +25,6 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': "''",
-    "\x01": "{}",
     "\u2212": "$-$",
     "\u2013": "--",
     "\u2014": "---",
@@ -35,7 +35,6 @@ _LATEX = {
     "\u2026": r"\ldots{}",
     "\u00d7": r"$\times$",
     "\u00b7": r"$\cdot$",
-    "\u2060": "",
 }
 
 
@@ -57,13 +56,15 @@ def latex_text(text: object) -> str:
 
     Letters that these lack are written as their code, ``U+4E03``: an engine for them would be another document.
     """
-    flat = re.sub("-(?=-)", "-\x01", " ".join(str(text).split()))  # two hyphens would become a dash
-    return "".join(map(_latex_character, flat))
+    flat = " ".join(str(text).split())
+    # Two hyphens would become a dash.
+    parts = (("{}" if a == b == "-" else "") + _latex_character(b) for a, b in pairwise(" " + flat))
+    return "".join(parts)
 
 
 def _latex_character(character: str) -> str:
     if character in _LATEX:
         return _LATEX[character]
-    if character.isascii() or "\u00c0" <= character <= "\u00ff":
+    if " " <= character <= "\x7e" or "\u00c0" <= character <= "\u00ff":
         return character
     return rf"\texttt{{U+{ord(character):04X}}}"

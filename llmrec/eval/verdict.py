@@ -75,7 +75,9 @@ def _spread(comparison: Comparison, *systems: str) -> str:
     for system in systems:
         means, name = comparison.seed_means(system, comparison.metrics[0]), label(system, comparison.labels)
         if len(means) > 1:
-            parts.append(f"{len(means)} seeds of {name} range from {number(min(means))} to {number(max(means))}")
+            parts.append(
+                f"{len(means)} seeds of {name} range from {number(min(means))} to {number(max(means))}"
+            )
         elif comparison.seeds(system) != (None,):
             parts.append(f"{name} was trained once")
     several = any(len(comparison.seeds(system)) > 1 for system in systems)
