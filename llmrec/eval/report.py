@@ -19,7 +19,6 @@ from llmrec.eval.compare import Comparison
 from llmrec.eval.context import ReportContext
 from llmrec.eval.files import without_nan
 from llmrec.eval.markup import LINE, fenced, latex_text, markdown_text
-from llmrec.eval.metrics import LIST_METRICS
 from llmrec.eval.notes import note_pairs, note_rows
 from llmrec.eval.plots import curve_plot
 from llmrec.eval.protocol_words import protocol_words, sample_words
@@ -124,7 +123,7 @@ def _view(comparison: Comparison, ctx: ReportContext | None) -> dict[str, Any]:
         "cost_columns": views.cost_columns(comparison),
         "devices_differ": len({e.cost.device for e in comparison.evaluations}) > 1,
         "hardware": views.hardware(comparison, ctx),
-        "list_metrics": [f"{name}@{k}" for name in LIST_METRICS],
+        "list_columns": views.list_columns(comparison),
         "overlap": comparison.overlap(comparison.subject, comparison.baseline, k)
         if comparison.subject
         else None,

@@ -17,6 +17,7 @@ from llmrec.eval import words
 from llmrec.eval.compare import Comparison
 from llmrec.eval.context import ReportContext
 from llmrec.eval.evaluate import Cost
+from llmrec.eval.metrics import LIST_METRICS
 from llmrec.eval.plots import Dot, Point, dot_plot, scatter_plot
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "hardware",
     "kind",
     "legend",
+    "list_columns",
     "result_rows",
     "seed_rows",
     "slice_tables",
@@ -49,6 +51,10 @@ CHECKS = {
     "duplicates": "not repeated",
     "seen": "new to the user",
     "filled": "places filled",
+}
+_LIST_FORMS = {  # three digits for all others
+    "coverage": lambda value: words.percent(value, 1),
+    "popularity": lambda value: words.number(value, 1),
 }
 _INVERTED = ("duplicates", "seen")  # measured as a share of faults, shown as a share without fault
 
@@ -234,11 +240,26 @@ def check(comparison: Comparison, system: str, name: str) -> float:
     return 1.0 - value if name in _INVERTED else value
 
 
+def list_columns(comparison: Comparison) -> list[tuple[str, str, Callable[[float], str]]]:
+    """Return each metric of whole lists, at the cutoff of the first metric: its name, its heading and its form."""
+    k = comparison.metrics[0].rpartition("@")[2]
+    return [
+        (
+            f"{name}@{k}",
+            f"{name.capitalize()}@{k}",
+            _LIST_FORMS.get(name, lambda value: words.number(value, 3)),
+        )
+        for name in LIST_METRICS
+    ]
+
+
 def legend(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Return what the metrics mean that are shown: those of ranks, and those of lists."""
-    ranks = {name: text for name, text in LEGEND.items() if name in ("ndcg", "hr", "mrr")}
-    used = [(name.upper(), text) for name, text in ranks.items() if _uses(comparison, name)]
-    return used, [(name.capitalize(), text) for name, text in LEGEND.items() if name not in ranks]
+    ranks = [name for name in LEGEND if name not in LIST_METRICS and _uses(comparison, name)]
+    return (
+        [(name.upper(), LEGEND[name]) for name in ranks],
+        [(name.capitalize(), LEGEND[name]) for name in LIST_METRICS],
+    )
 
 
 def _uses(comparison: Comparison, name: str) -> bool:
