@@ -1,6 +1,6 @@
 """How often a difference is called significant where there is none, and how often where there is one.
 
-    python benchmarks/null_comparison.py        (about a quarter of an hour)
+    python benchmarks/null_comparison.py        (about ten minutes)
 
 Nulls, 200 comparisons each: one system against itself, trained again with another seed.
 
@@ -9,7 +9,8 @@ Nulls, 200 comparisons each: one system against itself, trained again with anoth
 * itemknn: ItemKNN on a random 90% of ml-100k's users, whose seed draws the users; 100 comparisons.
 * sasrec: a small SASRec on ml-100k, five epochs; all pairs of 10 trainings, since each takes a while.
 
-A test at 5% should reject 5% of them. Differences of a known size, to see that it rejects more where it
+A test over users at 5% rejects 5% of them as far as luck is each user's own. A training that is better or worse for
+all users at once is a real difference between two models, if not between two systems, and is found as one. Differences of a known size, to see that it rejects more where it
 should: simulated hits made more frequent, and true next items put first for a share of the users of a projection.
 """
 
@@ -104,10 +105,10 @@ def rejected(
         if independent:
             ci = binomtest(hits, len(found)).proportion_ci(method="exact")
             row[f"{criterion}_interval"] = [ci.low, ci.high]
-    low, high = row.get("shown_interval", (np.nan, np.nan))
+    low, high = row.get("shown_interval", (None, None))
     print(
         f"{name:46} p < .05 {row['p_below_.05']:6.1%}   interval {row['interval_without_0']:6.1%}   "
-        f"shown {row['shown']:6.1%}   ({low:.1%} to {high:.1%})",
+        f"shown {row['shown']:6.1%}" + (f"   ({low:.1%} to {high:.1%})" if low is not None else ""),
         flush=True,
     )
     return row

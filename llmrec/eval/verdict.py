@@ -56,7 +56,10 @@ def training_words(comparison: Comparison) -> str:
         by_seeds.setdefault(comparison.seeds(system), []).append(label(system, comparison.labels))
     by_seeds.pop((None,), None)  # nothing in them is random
     if all(len(seeds) == 1 for seeds in by_seeds):
-        return "Each system was trained once, so variation between training runs is not in the intervals."
+        return (
+            "Each system was trained once, so variation between training runs is not in the intervals; two trainings of one "
+            "neural system can differ by more than these allow."
+        )
     named = [f"{sentence_list(names)} with {_seeds(seeds)}" for seeds, names in by_seeds.items()]
     return (
         f"Trained: {'; '.join(named)}. A user's value is the mean over a system's seeds. Intervals and tests are over "
