@@ -9,9 +9,10 @@ Nulls, 200 comparisons each: one system against itself, trained again with anoth
 * itemknn: ItemKNN on a random 90% of ml-100k's users, whose seed draws the users; 100 comparisons.
 * sasrec: a small SASRec on ml-100k, five epochs; all pairs of 10 trainings, since each takes a while.
 
-A test over users at 5% rejects 5% of them as far as luck is each user's own. A training that is better or worse for
-all users at once is a real difference between two models, if not between two systems, and is found as one. Differences of a known size, to see that it rejects more where it
-should: simulated hits made more frequent, and true next items put first for a share of the users of a projection.
+A test over users at 5% rejects 5% of them as far as luck is each user's own. A training that is better or
+worse for all users at once is a real difference between two models, if not between two systems, and is found
+as one. Differences of a known size, to see that it rejects more where it should: simulated hits made more
+frequent, and true next items put first for a share of the users of a projection.
 """
 
 from __future__ import annotations

@@ -319,6 +319,10 @@ def test_the_spread_over_seeds_is_in_every_form() -> None:
         [e for e in seeded() if e.system != "sasrec"], baseline="ease", subject="llm", resamples=500
     )
     assert "and EASE was trained once" in one.summary_sentence
+    assert "which overlap" not in c.summary_sentence  # LLM hits 70%, SASRec 30%
+    twin = [replace(e, system="twin") for e in seeded() if e.system == "sasrec"]
+    close = compare([*seeded(), *twin], subject="twin", resamples=500).summary_sentence
+    assert re.search(r"2 seeds of twin range .* and 2 seeds of SASRec range .*, which overlap[.;]", close)
     alone = compare(evaluated("llm", "sasrec"), resamples=500)
     for text in (render_html(alone), render_markdown(alone)):
         assert "Each system was trained once" in text

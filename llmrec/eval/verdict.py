@@ -83,8 +83,13 @@ def _spread(comparison: Comparison, *systems: str) -> str:
             )
         elif comparison.seeds(system) != (None,):
             parts.append(f"{name} was trained once")
-    several = any(len(comparison.seeds(system)) > 1 for system in systems)
-    return "; " + sentence_list(parts) if several else ""
+    ranges = [comparison.seed_means(system, comparison.metrics[0]) for system in systems]
+    if all(len(means) == 1 for means in ranges):
+        return ""
+    # Then other seeds could turn the order round, however sure the difference between these trainings is.
+    overlap = len(ranges) > 1 and max(map(min, ranges)) <= min(map(max, ranges))
+    both = all(len(means) > 1 for means in ranges)
+    return "; " + sentence_list(parts) + (", which overlap" if overlap and both else "")
 
 
 def _users(count: int) -> str:
