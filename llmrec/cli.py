@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,83 @@ def _stage(name: str, text: str) -> None:
 _stage("prepare", "Read the data, check it and split it.")
 _stage("finetune", "Make identifiers and fine-tune the language model; needs 'prepare'.")
 _stage("evaluate", "Measure all lists of the run; needs 'recommend'.")
-_stage("compare", "Write the report; needs 'recommend'.")
+
+
+@app.command()
+def compare(
+    targets: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CONFIG | RUN...",
+            help="One run's YAML file; or run directories, and .parquet files of other tools beside them.",
+        ),
+    ],
+    set_: Overrides = None,
+    lists: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE.parquet: lists made elsewhere under a name of their own; may be repeated."
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the report; comparison if left out.")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="System that all others are tested against; that of the first run if left out."),
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="System the summary is about; the first language model if left out.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="For example ndcg@10,hr@10; the first decides who wins.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Draws the resampling and the users shown; 0 if left out.")
+    ] = None,
+    common_users: Annotated[
+        bool, typer.Option("--common-users", help="Compare on the users that all systems have lists for.")
+    ] = False,
+) -> None:
+    """Write the report of a run, or of any runs side by side; needs 'recommend'."""
+    for_runs = (lists, output, baseline, subject, metrics, seed, common_users or None)
+    if len(targets) == 1 and targets[0].suffix != ".parquet" and not targets[0].is_dir():
+        from llmrec.pipeline import run as pipeline
+
+        if any(option is not None for option in for_runs):
+            raise LlmrecError(
+                "Got options for comparing run directories with the config of one run. Expected them with directories: "
+                "its report is decided by the section evaluation and by seed; or give its output directory instead."
+            )
+        pipeline.run(targets[0], set_ or [], until="compare")
+        return
+    from llmrec.pipeline.compare_runs import compare_runs
+
+    if set_:
+        raise LlmrecError("Got --set with run directories. Expected it with the config of one run.")
+    named: list[tuple[str | None, Path]] = [(None, path) for path in targets if path.suffix == ".parquet"]
+    for text in lists or []:
+        name, sign, path = text.partition("=")
+        if not name or not sign or not path:
+            raise LlmrecError(f"Got --lists {text!r}. Expected NAME=FILE.parquet.")
+        named.append((name, Path(path)))
+    runs = [path for path in targets if path.suffix != ".parquet"]
+    if not runs:
+        raise LlmrecError(
+            "Got lists and no run directory. Expected one before them: its split says what the lists are to answer."
+        )
+    from llmrec.progress import say
+
+    page = compare_runs(
+        runs,
+        named,
+        output=output or Path("comparison"),
+        baseline=baseline,
+        subject=subject,
+        metrics=metrics.split(",") if metrics else None,
+        seed=seed or 0,
+        common_users=common_users,
+        command=shlex.join(["llmrec", *sys.argv[1:]]),
+    )
+    say(f"Report: {page}")
 
 
 @app.command()

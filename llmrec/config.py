@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ class System(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     kind: str | None = None
     """A built-in recommender, or package.module:Class of your own; the system's name if left out."""
+    seeds: int = Field(default=1, ge=1)
+    """How often it is trained, with the run's seed and the ones that follow. Its numbers are means over the trainings, and
+    the report shows their spread; the time grows in proportion."""
 
     def kind_as(self, name: str) -> str:
         """Return the kind of a system of this name."""
@@ -73,6 +77,12 @@ class RunConfig(Section):
         if self.evaluation.baseline not in self.systems:
             known = ", ".join(self.systems)
             problems.append(f"evaluation.baseline is {self.evaluation.baseline!r}; expected one of {known}")
+        problems += [
+            f"systems.{name}: names that end in .seed and a number are those of a system's further trainings; expected "
+            "another name"
+            for name in self.systems
+            if re.search(r"\.seed\d+$", name)
+        ]
         problems += self._decoding_problems()
         aligned = "finetune.new_tokens.start: collaborative" in self.collaborative_reasons
         if aligned and self.finetune.loss == "vocab":
@@ -128,9 +138,20 @@ class RunConfig(Section):
         """Names of the systems that are the language model."""
         return [name for name, system in self.systems.items() if system.kind_as(name) == LLM]
 
+    def trainings(self, system: str) -> dict[str, int]:
+        """Return the seed of each training of a system, by the name of its lists: ``{"sasrec": 0, "sasrec.seed1": 1}``."""
+        further = range(self.seed + 1, self.seed + self.systems[system].seeds)
+        return {system: self.seed, **{f"{system}.seed{seed}": seed for seed in further}}
+
     def decoding_for(self, system: str) -> Decoding:
         """Return the section decoding with what one language-model system sets otherwise."""
         return Decoding.model_validate({**self.decoding.model_dump(), **self.systems[system].options})
+
+    @property
+    def sample_seed(self) -> int:
+        """The seed that draws the sample of users."""
+        seed = self.evaluation.users_seed
+        return self.seed if seed is None else seed
 
     @property
     def collaborative_reasons(self) -> list[str]:

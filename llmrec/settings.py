@@ -294,6 +294,9 @@ class EvaluationSettings(Section):
 
     users: int | None = Field(default=None, ge=1)
     """Users of the comparison, a seeded random sample that is the same for every system; null for all."""
+    users_seed: int | None = Field(default=None, ge=0)
+    """Draws that sample; the run's seed if left out. Set it where runs of several seeds are to be compared on the same
+    users."""
     k: int = Field(default=20, ge=1)
     """Length of the recommendation lists."""
     cutoffs: tuple[int, ...] = (1, 5, 10, 20)

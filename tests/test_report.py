@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_metrics import holdout_of, protocol_of
 
 from llmrec.data.catalog import Catalog
@@ -16,11 +22,12 @@ from llmrec.data.recommendations import Recommendations
 from llmrec.errors import ConfigError, DataError
 from llmrec.eval import words
 from llmrec.eval.compare import Comparison, compare, default_metrics
-from llmrec.eval.context import Curve, LLMNotes, ReportContext
+from llmrec.eval.context import Curve, LLMNotes, NoteTable, ReportContext, Tuning
 from llmrec.eval.evaluate import Cost, Evaluation, evaluate
 from llmrec.eval.examples import pick_users, user_examples
+from llmrec.eval.markup import latex_text
 from llmrec.eval.plots import Dot, Point, curve_plot, dot_plot, scatter_plot, ticks
-from llmrec.eval.report import render_html, render_markdown
+from llmrec.eval.report import render_html, render_json, render_latex, render_markdown
 from llmrec.eval.slices import user_slices
 
 N, U = 40, 120
@@ -262,6 +269,182 @@ def test_the_page_says_which_users_were_asked() -> None:
     assert "does not say how they were drawn" in render_html(part)
 
 
+def seeded() -> list[Evaluation]:
+    """A system with three trainings, one with two, one trained once and one in which nothing is random."""
+    found = [replace(e, meta={"seed": None}) for e in evaluated("popularity")]
+    found += [replace(e, meta={"seed": 5}) for e in evaluated("ease")]
+    for name, hits, seeds in (("sasrec", 0.3, (0, 1)), ("llm", 0.7, (0, 1, 2))):
+        for seed in seeds:
+            lists = system(name, hits, 10 * seed + len(name))
+            e = evaluate(
+                lists, HOLDOUT, COUNTS, CATALOG, protocol_of(U), cost=replace(COST, fit_seconds=10.0 + seed)
+            )
+            found.append(replace(e, meta={"seed": seed}))
+    return found
+
+
+def test_a_system_with_several_seeds_is_the_mean_of_its_trainings() -> None:
+    evaluations = seeded()
+    c = compare(evaluations, subject="llm", slices=user_slices(HOLDOUT, COUNTS), resamples=500)
+    own = [e for e in evaluations if e.system == "llm"]
+    values = np.mean([e.values("ndcg@10") for e in own], axis=0)
+    base = np.mean([e.values("ndcg@10") for e in evaluations if e.system == "sasrec"], axis=0)
+    assert c.systems == ("llm", *(s for s in c.systems if s != "llm"))
+    assert c.users == U
+    assert c.intervals["llm"]["ndcg@10"].mean == pytest.approx(values.mean())
+    d = c.differences["llm"]["ndcg@10"]
+    assert d.mean == pytest.approx((values - base).mean())
+    assert d.effect_size == pytest.approx((values - base).mean() / (values - base).std(ddof=1))
+    assert c.seed_means("llm", "ndcg@10") == pytest.approx([e.means["ndcg@10"] for e in own])
+    assert c.mean("llm", "coverage@10") == pytest.approx(np.mean([e.means["coverage@10"] for e in own]))
+    assert c.cost("llm").fit_seconds == 11
+    assert c.cost("llm").recommend_users == U
+    assert c.seeds("llm") == (0, 1, 2)
+    group = c.slices[0]
+    inside = np.isin(HOLDOUT.target_items, np.flatnonzero(COUNTS >= 33)) if "Head" in group.label else None
+    if inside is not None:
+        assert group.means["llm"] == pytest.approx(values[inside].mean())
+    # The mean over all pairs of trainings, counted one by one.
+    pairs = [
+        compare([replace(a, meta={}), replace(b, meta={})], resamples=50).overlap("llm", "sasrec")
+        for a in own
+        for b in evaluations
+        if b.system == "sasrec"
+    ]
+    assert c.overlap("llm", "sasrec") == pytest.approx(np.mean(pairs, axis=0))
+
+
+def test_the_spread_over_seeds_is_in_every_form() -> None:
+    c = compare(seeded(), subject="llm", resamples=500)
+    means = c.seed_means("llm", "ndcg@10")
+    sd = words.number(float(np.std(means, ddof=1)))
+    low, high = words.number(min(means)), words.number(max(means))
+    assert f"3 seeds of LLM range from {low} to {high} and 2 seeds of SASRec range" in c.summary_sentence
+    for text in (render_html(c), render_markdown(c)):
+        assert f"seeds ±{sd}" in text
+        assert "LLM with seeds 0, 1 and 2; " in text
+        assert "EASE with seed 5" in text
+        for mean in means:
+            assert words.number(mean) in text
+    Page(render_html(c))
+    assert f"$\\pm${sd}" in render_latex(c)
+    content = json.loads(render_json(c))
+    assert content["version"] == 1
+    assert content["systems"]["llm"]["seed_means"]["ndcg@10"] == pytest.approx(means)
+    assert content["systems"]["popularity"]["seeds"] == [None]
+    one = compare(
+        [e for e in seeded() if e.system != "sasrec"], baseline="ease", subject="llm", resamples=500
+    )
+    assert "and EASE was trained once" in one.summary_sentence
+    assert "which overlap" not in c.summary_sentence  # LLM hits 70%, SASRec 30%
+    twin = [replace(e, system="twin") for e in seeded() if e.system == "sasrec"]
+    close = compare([*seeded(), *twin], subject="twin", resamples=500).summary_sentence
+    assert re.search(r"2 seeds of twin range .* and 2 seeds of SASRec range .*, which overlap[.;]", close)
+    alone = compare(evaluated("llm", "sasrec"), resamples=500)
+    for text in (render_html(alone), render_markdown(alone)):
+        assert "Each system was trained once" in text
+        assert "seeds ±" not in text
+        assert "seed by seed" not in text.lower()
+
+
+def test_tuning_and_diagnostics_are_shown_where_they_are_given(comparison: Comparison) -> None:
+    table = NoteTable(EVIL, "A | note.", ("System", "share | of", "n"), (("LLM", 0.25, 1200), ("x", None, 3)))
+    ctx = ReportContext(
+        tuning={"sasrec": Tuning(30, 3600.0, 0.1234), "ease": Tuning(2)}, diagnostics=(table,)
+    )
+    for text in (render_html(comparison, ctx), render_markdown(comparison, ctx)):
+        for fact in ("Tuning", "30", "60 min", "0.1234", "0.2500", "1,200", "Best validation NDCG@10"):
+            assert fact in text, fact
+    Page(render_html(comparison, ctx))
+    bare = render_html(comparison, ReportContext())
+    assert "Tuning" not in bare
+    assert "Diagnostics" not in bare
+
+
+def test_the_json_is_strict_and_undefined_values_are_null(comparison: Comparison) -> None:
+    twin = replace(evaluated("sasrec")[0], system="twin")
+    c = compare([twin, *evaluated("sasrec")], resamples=500)
+    text = render_json(c)
+    assert "NaN" not in text
+    d = json.loads(text)["systems"]["twin"]["differences"]["ndcg@10"]
+    assert d["mean"] == 0
+    assert d["low"] is d["effect_size"] is None
+    found = json.loads(render_json(comparison))
+    assert set(found["systems"]) == set(RECS)
+    assert len(found["slices"]) == len(comparison.slices)
+
+
+def latex_rows(text: str) -> list[list[str]]:
+    """The rows of each tabular, without rules."""
+    tables = re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL)
+    rows = []
+    for columns, body in tables:
+        found = [row for row in re.split(r"\\\\\n", body) if "&" in row]
+        rows.append([columns, *found])
+    return rows
+
+
+def test_latex_tables_mark_the_best_and_what_is_shown(comparison: Comparison) -> None:
+    text = render_latex(comparison, ReportContext(run_name="50% & more"))
+    results, differences = latex_rows(text)
+    assert len(results) == 2 + len(RECS)
+    assert len(differences) == 2 + len(RECS) - 1
+    for columns, *rows in (results, differences):
+        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
+    for row, name in zip(results[2:], comparison.systems, strict=True):
+        assert words.label(name) in row
+        for cell, metric in zip(row.split("&")[1:], comparison.metrics, strict=True):
+            assert ("textbf" in cell) == (name in comparison.best(metric))
+            d = comparison.differences.get(name, {}).get(metric)
+            mark = "" if d is None or not d.shown() else "$^{+}$" if d.mean > 0 else "$^{-}$"
+            assert ("$^" in cell) == bool(mark)
+            assert mark in cell
+    caption = re.search(r"\\caption\{(.*)\}\n", text)
+    assert caption is not None
+    for fact in (
+        "120 users of toy",
+        "leave-one-out",
+        "sign-flip",
+        "Holm",
+        "trained once",
+        "LLM beats SASRec",
+    ):
+        assert fact in caption[1], fact
+    assert r"\label{tab:50-more-results}" in text
+
+
+def compiles(folder: Path, name: str) -> bool:
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name],
+        cwd=folder,
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode == 0 and (folder / name).with_suffix(".pdf").is_file()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX here")
+def test_latex_compiles_alone_and_within_a_paper(tmp_path: Path) -> None:
+    every = "".join(map(chr, [*range(32, 127), *range(0xA1, 0x100), 0x4E03, 0x1F600])) + EVIL + " -- --- ''"
+    c = compare(seeded(), subject="llm", labels={"llm": every}, resamples=500)
+    (tmp_path / "report.tex").write_text(render_latex(c, ReportContext(run_name=every)), encoding="utf-8")
+    assert compiles(tmp_path, "report.tex")
+    packages = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}"
+    paper = packages + r"\begin{document}A.\input{report.tex}B.\end{document}"
+    (tmp_path / "paper.tex").write_text(paper)
+    assert compiles(tmp_path, "paper.tex")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=30))
+def test_no_text_reaches_latex_as_a_command(text: str) -> None:
+    out = latex_text(re.sub("[–—]", "", text))
+    assert out.isprintable()
+    assert "--" not in out
+    written = r"\\[{}$&#%_]|\\[a-z]+\{\}|\$(\\[a-z]+|-)\$|\\texttt\{U\+[0-9A-F]+\}|\{\}"
+    assert not re.search(r"[\\{}$&#%_^~]", re.sub(written, "", out))
+
+
 def test_overlap_counts_users() -> None:
     a, b = evaluated("llm", "sasrec")
     hit_a, hit_b = a.target_ranks <= 10, b.target_ranks <= 10
@@ -313,7 +496,18 @@ def test_what_cannot_be_compared_is_refused() -> None:
         ([llm, fewer], r"on 9 users and 'llm' on 120"),
         ([llm, renamed], r"'sasrec' was not evaluated on 1 of 120 users"),
         ([llm, other_targets], "asked for different items"),
-        ([llm, replace(sasrec, protocol=protocol_of(U, seed=1))], "seed = 1 and 'llm' with 0"),
+        (
+            [llm, replace(sasrec, meta={"seed": 3}), replace(sasrec, meta={"seed": 3})],
+            "more than once with seed 3",
+        ),
+        ([llm, replace(sasrec, protocol=protocol_of(U, items=41))], "items = 41 and 'llm' with 40"),
+        (
+            [
+                replace(llm, protocol=protocol_of(U, ties="shuffle")),
+                replace(sasrec, protocol=protocol_of(U, ties="shuffle", seed=1)),
+            ],
+            "seed = 1 and 'llm' with 0",
+        ),
     ):
         with pytest.raises(DataError, match=message):
             compare(evaluations)

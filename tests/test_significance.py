@@ -71,6 +71,40 @@ def test_the_null_is_rejected_in_about_five_per_cent_of_cases() -> None:
     assert low <= rejected <= high
 
 
+def trained(chance: np.ndarray, seeds: int, rng: np.random.Generator) -> np.ndarray:
+    """NDCG@10 of users with these chances of a hit, the mean over trainings that differ in nothing but luck."""
+    hit = rng.random((seeds, len(chance))) < chance
+    return (
+        ndcg(np.where(hit, rng.integers(1, 11, hit.shape), np.nan).ravel(), 10)
+        .reshape(hit.shape)
+        .mean(axis=0)
+    )
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_system_does_not_differ_from_itself_with_other_seeds(seeds: int) -> None:
+    rng, found = np.random.default_rng(seeds), []
+    for case in range(200):
+        chance = rng.beta(0.4, 1.5, 200)
+        pair = (trained(chance, seeds, rng), trained(chance, seeds, rng))
+        found.append(paired_difference(*pair, case, resamples=400))
+    low, high = scipy.stats.binom.ppf([0.0005, 0.9995], 200, 0.05)
+    assert low <= sum(d.p < 0.05 for d in found) <= high
+    assert sum(d.shown() for d in found) <= high  # asks for more than p < 0.05
+
+
+def test_the_larger_a_difference_the_more_often_it_is_shown() -> None:
+    rng, shown = np.random.default_rng(0), []
+    for lift in (0.0, 0.3, 0.8):
+        found = []
+        for case in range(60):
+            chance = rng.beta(0.4, 1.5, 400)
+            better = trained(np.minimum(chance * (1 + lift), 1), 1, rng)
+            found.append(paired_difference(better, trained(chance, 1, rng), case, resamples=400))
+        shown.append(sum(d.shown() for d in found) / len(found))
+    assert shown[0] < 0.2 < shown[1] < 0.9 < shown[2]
+
+
 def test_a_real_difference_is_found_with_its_sign() -> None:
     better, worse = some_values(800, 5, hits=0.5), some_values(800, 6, hits=0.2)
     up, down = paired_difference(better, worse, 0), paired_difference(worse, better, 0)

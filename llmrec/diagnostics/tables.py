@@ -6,37 +6,37 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmrec.diagnostics.ablation import CUTOFF, METRICS
-from llmrec.eval.context import DiagnosticTable
+from llmrec.eval.context import NoteTable
 from llmrec.eval.words import MISSING, count, interval_text, label, metric_label, number, p_text, percent
 
 __all__ = ["diagnostic_tables"]
 
 
-def diagnostic_tables(found: Mapping[str, Any]) -> tuple[DiagnosticTable, ...]:
+def diagnostic_tables(found: Mapping[str, Any]) -> tuple[NoteTable, ...]:
     """Return the tables of what :func:`llmrec.pipeline.diagnose_stage.diagnose` has written."""
     return _order(found), _time(found), _memory(found["memory"])
 
 
-def _order(found: Mapping[str, Any]) -> DiagnosticTable:
+def _order(found: Mapping[str, Any]) -> NoteTable:
     note = (
         f"The newest {count(found['window'])} events of each history in another order, their times left as they are. "
         f"{_users(found)} Where lists stay as good, order is not used; where they do only while the last event is kept, it is "
         "the last event that counts. Events at the same time are in an order of the log's making."
     )
-    return DiagnosticTable("Does it use the order of events?", note, _HEADER, _rows(found["order"]))
+    return NoteTable("Does it use the order of events?", note, _HEADER, _rows(found["order"]))
 
 
-def _time(found: Mapping[str, Any]) -> DiagnosticTable:
+def _time(found: Mapping[str, Any]) -> NoteTable:
     title = "Does it use time?"
     if not found["time"]:
-        return DiagnosticTable(
+        return NoteTable(
             title, "The prompt says nothing about time, so there is nothing that could be taken away."
         )
     note = (
         f"The newest {count(found['prompt_events'])} events of each history in the true order, with the gaps between them "
         f"shuffled, or all at the time of the newest. {_users(found)} Other systems do not read times."
     )
-    return DiagnosticTable(title, note, _HEADER, _rows(found["time"]))
+    return NoteTable(title, note, _HEADER, _rows(found["time"]))
 
 
 def _users(found: Mapping[str, Any]) -> str:
@@ -81,7 +81,7 @@ def _difference(found: Mapping[str, Any] | None) -> str:
     )
 
 
-def _memory(found: Mapping[str, Any]) -> DiagnosticTable:
+def _memory(found: Mapping[str, Any]) -> NoteTable:
     probes = found["probes"]
     records = (
         ""
@@ -94,7 +94,7 @@ def _memory(found: Mapping[str, Any]) -> DiagnosticTable:
         f"another item's id: above the control, the file itself was read. Nothing found is no proof that it was not.{records}"
     )
     header = ("Probe", "Asked", "True", "Control", "True minus control")
-    return DiagnosticTable(
+    return NoteTable(
         "Does the pretrained model know the data set by heart?", note, header, tuple(map(_probe, probes))
     )
 

@@ -1,5 +1,8 @@
 """Compare systems with a baseline, user by user, and say in one sentence what came out.
 
+A system may have been trained several times, with different seeds. A user's value of a metric is then the mean over the
+trainings, and everything else (means, intervals, tests, slices) is computed from these values.
+
 Shapes: U users, S systems, M metrics.
 """
 
@@ -11,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from llmrec.errors import ConfigError, DataError, nearest
-from llmrec.eval.evaluate import Evaluation
+from llmrec.errors import ConfigError, nearest
+from llmrec.eval.evaluate import Cost, Evaluation
 from llmrec.eval.significance import RESAMPLES, Difference, Interval, bootstrap_mean, holm, paired_difference
 from llmrec.eval.slices import SliceGroup, Slices, sliced
-from llmrec.eval.words import interval_text, label, metric_label, number, p_text, percent, sentence_list
+from llmrec.eval.trainings import aligned, mean_cost, user_means
+from llmrec.eval.verdict import verdict
+from llmrec.eval.words import label
 
 __all__ = ["Comparison", "compare", "default_metrics"]
 
@@ -24,7 +29,8 @@ __all__ = ["Comparison", "compare", "default_metrics"]
 class Comparison:
     """S systems on the same U users; built by :func:`compare`."""
 
-    evaluations: tuple[Evaluation, ...]  # all with the same users in the same order
+    evaluations: tuple[Evaluation, ...]  # all with the same users in the same order; several of one system
+    # are its trainings, which differ in ``meta["seed"]``
     baseline: str
     subject: str | None  # the system the sentence is about; None if there is only the baseline
     metrics: tuple[str, ...]  # the first is the one that decides
@@ -39,19 +45,37 @@ class Comparison:
     @property
     def systems(self) -> tuple[str, ...]:
         """All systems, best first on the first metric; equal means in the order given."""
-        first = self.metrics[0]
-        return tuple(
-            sorted((e.system for e in self.evaluations), key=lambda name: -self.intervals[name][first].mean)
-        )
+        return tuple(sorted(self.intervals, key=lambda name: -self.intervals[name][self.metrics[0]].mean))
 
     @property
     def users(self) -> int:
         """How many users all systems were compared on."""
         return len(self.evaluations[0])
 
-    def evaluation(self, system: str) -> Evaluation:
-        """Return one system's evaluation; an unknown name raises :class:`ConfigError`."""
-        return self.evaluations[_find(system, [e.system for e in self.evaluations])]
+    def trainings(self, system: str) -> tuple[Evaluation, ...]:
+        """Return a system's evaluations, one per seed; an unknown name raises :class:`ConfigError`."""
+        _find(system, list(self.intervals))
+        return tuple(e for e in self.evaluations if e.system == system)
+
+    def seeds(self, system: str) -> tuple[int | None, ...]:
+        """Return the seed of each training; ``None`` where nothing is random, or nothing is known about it."""
+        return tuple(e.meta.get("seed") for e in self.trainings(system))
+
+    def seed_means(self, system: str, metric: str) -> tuple[float, ...]:
+        """Return the mean over users of each training."""
+        return tuple(float(e.values(metric).mean()) for e in self.trainings(system))
+
+    def mean(self, system: str, metric: str) -> float:
+        """Return the mean over trainings of what :attr:`Evaluation.means` has; NaN where one of them lacks it."""
+        return float(np.mean([e.means.get(metric, np.nan) for e in self.trainings(system)]))
+
+    def check(self, system: str, name: str) -> float:
+        """Return the mean over trainings of one of :attr:`Evaluation.checks`; NaN where one of them lacks it."""
+        return float(np.mean([e.checks.get(name, np.nan) for e in self.trainings(system)]))
+
+    def cost(self, system: str) -> Cost:
+        """Return what one training and its lists took, on average over the trainings."""
+        return mean_cost([e.cost for e in self.trainings(system)])
 
     def best(self, metric: str) -> tuple[str, ...]:
         """Return the system, or the systems that tie, with the highest mean of ``metric``."""
@@ -60,51 +84,32 @@ class Comparison:
             name for name in self.intervals if np.isclose(self.intervals[name][metric].mean, top, 0, 1e-12)
         )
 
-    def overlap(self, first: str, second: str, k: int = 10) -> tuple[int, int, int, int]:
-        """Return how many users both hit at ``k``, only the first, only the second, and neither."""
-        a, b = (self.evaluation(name).values(f"hr@{k}") > 0 for name in (first, second))
-        return int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum())
+    def overlap(self, first: str, second: str, k: int = 10) -> tuple[float, float, float, float]:
+        """Return how many users both hit at ``k``, only the first, only the second, and neither.
+
+        Of systems with several trainings, the mean over all pairs of a training of each.
+        """
+        # The share of trainings that hit a user is all that the mean over pairs depends on.
+        a, b = (user_means(self.trainings(name), f"hr@{k}") for name in (first, second))
+        both, only_a, only_b = (float(v.sum()) for v in (a * b, a * (1 - b), (1 - a) * b))
+        return both, only_a, only_b, self.users - both - only_a - only_b
 
     @property
     def summary_sentence(self) -> str:
         """Who wins, by how much, and how sure that is."""
-        metric = self.metrics[0]
-        name = metric_label(metric)
-        base = self.intervals[self.baseline][metric].mean
-        if self.subject is None:
-            return f"{label(self.baseline, self.labels)} has {name} {number(base)} on {_users(self.users)}."
-        subject, other = label(self.subject, self.labels), label(self.baseline, self.labels)
-        d = self.differences[self.subject][metric]
-        mean = self.intervals[self.subject][metric].mean
-        sure = (
-            f"difference {number(d.mean, sign=True)}, {self.confidence:.0%} interval {interval_text(d.low, d.high)}, "
-            f"p {p_text(d.p_holm)}"
-        )
-        if not d.shown():
-            text = (
-                f"No difference between {subject} ({name} {number(mean)}) and {other} ({number(base)}) could be "
-                f"shown on {_users(self.users)} ({sure})"
-            )
-        else:
-            by = f" by {percent(abs(d.relative))}" if np.isfinite(d.relative) else ""
-            verb = "beats" if d.mean > 0 else "loses to"
-            text = (
-                f"{subject} {verb} {other}{by} on {_users(self.users)}: {name} {number(mean)} against "
-                f"{number(base)} ({sure})"
-            )
-        top = max(by_metric[metric].mean for by_metric in self.intervals.values())
-        if number(top) != number(max(mean, base)):  # a third system is visibly ahead of both
-            leaders = self.best(metric)
-            named = sentence_list([label(x, self.labels) for x in leaders])
-            text += f"; {named} {'has' if len(leaders) == 1 else 'have'} the highest value, {number(top)}"
-        return text + "."
+        return verdict(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all numbers as a dict for JSON; undefined values are NaN, as everywhere in memory."""
+        """Return all numbers as a dict for JSON; undefined values are NaN, as everywhere in memory.
+
+        ``version`` counts changes of this form that a reader would notice.
+        """
         return {
+            "version": 1,
             "baseline": self.baseline,
             "subject": self.subject,
             "users": self.users,
+            "metrics": list(self.metrics),
             "summary": self.summary_sentence,
             "seed": self.seed,
             "resamples": self.resamples,
@@ -113,9 +118,11 @@ class Comparison:
             "systems": {
                 name: {
                     "label": label(name, self.labels),
-                    "means": dict(self.evaluation(name).means),
-                    "checks": dict(self.evaluation(name).checks),
-                    "cost": self.evaluation(name).cost.to_dict(),
+                    "seeds": list(self.seeds(name)),
+                    "seed_means": {m: list(self.seed_means(name, m)) for m in self.metrics},
+                    "means": {m: self.mean(name, m) for m in self.trainings(name)[0].means},
+                    "checks": {c: self.check(name, c) for c in self.trainings(name)[0].checks},
+                    "cost": self.cost(name).to_dict(),
                     "intervals": {m: asdict(i) for m, i in self.intervals[name].items()},
                     "differences": {m: asdict(d) for m, d in self.differences.get(name, {}).items()},
                 }
@@ -152,7 +159,8 @@ def compare(
     Parameters
     ----------
     evaluations
-        One per system, in the order in which ties are shown; users may be in any order.
+        One per system, in the order in which ties are shown; users may be in any order. Several of one name are
+        trainings of that system, told apart by ``meta["seed"]``.
     baseline
         The system that all others are compared with.
     metrics
@@ -177,21 +185,26 @@ def compare(
     ConfigError
         The baseline or the subject is not among the systems, or a metric is unknown.
     DataError
-        Nothing to compare, a system occurs twice, users, targets or protocols differ, or a list is too
-        short for a metric.
+        Nothing to compare, a system occurs twice with the same seed, users, targets or protocols differ, or a
+        list is too short for a metric.
 
     Notes
     -----
     For each metric, Holm's correction covers the systems that are compared with the baseline. It does not
     cover the metrics: the first one is the claim, the others describe it.
+
+    Intervals and tests are over users, given the trainings at hand: they say how sure it is that *these* models
+    differ for other users of the same kind. What other seeds would give is for the spread over seeds to say
+    (:meth:`Comparison.seed_means`).
     """
-    evaluations = _aligned(evaluations)
-    names = [e.system for e in evaluations]
-    base = evaluations[_find(baseline, names)]
+    evaluations = aligned(evaluations)
+    names = list(dict.fromkeys(e.system for e in evaluations))
+    _find(baseline, names)
     if metrics is None:
         shared = set.intersection(*(set(e.ks) for e in evaluations))
         metrics = default_metrics(sorted(shared) or [min(e.k_max for e in evaluations)])
-    values = {e.system: {m: e.values(m) for m in metrics} for e in evaluations}
+    trainings = {name: [e for e in evaluations if e.system == name] for name in names}
+    values = {name: {m: user_means(own, m) for m in metrics} for name, own in trainings.items()}
     intervals = {
         name: {
             m: bootstrap_mean(v, seed, confidence=confidence, resamples=resamples)
@@ -222,57 +235,19 @@ def compare(
     first = {name: by_metric[metrics[0]] for name, by_metric in values.items()}
     return Comparison(
         evaluations=tuple(evaluations),
-        baseline=base.system,
+        baseline=baseline,
         subject=subject,
         metrics=tuple(metrics),
         labels=dict(labels or {}),
         intervals=intervals,
         differences=differences,
-        slices=sliced(slices, base.user_ids, first, baseline, subject, seed) if slices is not None else (),
+        slices=sliced(slices, evaluations[0].user_ids, first, baseline, subject, seed)
+        if slices is not None
+        else (),
         seed=seed,
         resamples=resamples,
         confidence=confidence,
     )
-
-
-def _aligned(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    if not evaluations:
-        raise DataError(
-            "There is nothing to compare. Expected at least one evaluation: evaluate a system first."
-        )
-    names = [e.system for e in evaluations]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(
-            f"System {twice!r} occurs more than once. Expected one evaluation per system: give different names."
-        )
-    first = evaluations[0]
-    aligned = [first]
-    for e in evaluations[1:]:
-        if e.protocol != first.protocol:
-            ours, theirs = first.protocol.to_dict(), e.protocol.to_dict()
-            field = next(name for name in ours if ours[name] != theirs[name])
-            raise DataError(
-                f"{e.system!r} was evaluated with {field} = {theirs[field]!r} and {first.system!r} with "
-                f"{ours[field]!r}. Expected one protocol for all systems, because their numbers cannot be "
-                "compared otherwise: evaluate them again on the same split."
-            )
-        if len(e) != len(first):
-            raise DataError(
-                f"{e.system!r} was evaluated on {len(e):,} users and {first.system!r} on {len(first):,}. Expected "
-                "the same users for all systems: evaluate all on the same test users or the same sample."
-            )
-        rows = e.for_users(first.user_ids)
-        targets = tuple(e.target_items[row] for row in rows)
-        if targets != first.target_items:
-            raise DataError(
-                f"{e.system!r} and {first.system!r} were asked for different items. Expected the same target "
-                "for each user: evaluate both on the same split."
-            )
-        aligned.append(
-            replace(e, user_ids=first.user_ids, target_items=targets, target_ranks=e.target_ranks[rows])
-        )
-    return aligned
 
 
 def _find(system: str, names: Sequence[str]) -> int:
@@ -281,7 +256,3 @@ def _find(system: str, names: Sequence[str]) -> int:
             f"System {system!r} was not evaluated{nearest(system, names)}. Expected one of {', '.join(names)}."
         )
     return names.index(system)
-
-
-def _users(count: int) -> str:
-    return f"{count:,} test user" + ("" if count == 1 else "s")

@@ -9,11 +9,12 @@ from llmrec.eval.compare import Comparison
 
 __all__ = [
     "Curve",
-    "DiagnosticTable",
     "ExampleEvent",
     "ExampleItem",
     "LLMNotes",
+    "NoteTable",
     "ReportContext",
+    "Tuning",
     "UserExample",
 ]
 
@@ -62,16 +63,6 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class DiagnosticTable:
-    """One question about a system that the comparison does not answer, with what was found."""
-
-    title: str  # "Does it use the order of events?"
-    note: str  # how it was found, and what it can and cannot show
-    header: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()  # as wide as the header; none where the note says all
-
-
-@dataclass(frozen=True)
 class LLMNotes:
     """How the language model was used; fields left at their default are not shown."""
 
@@ -90,6 +81,29 @@ class LLMNotes:
     target_time_in_prompt: bool | None = None  # the time of the event to predict is shown to the model
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What was spent on choosing a system's settings, all of it on the validation questions."""
+
+    trials: int | None = None  # settings that were tried
+    seconds: float | None = None  # wall clock, all trials
+    best: float | None = None  # value of the chosen one
+    metric: str = "ndcg@10"  # what settings were chosen by
+    sampler: str = ""  # how settings were drawn
+
+
+@dataclass(frozen=True)
+class NoteTable:
+    """A small table of anything else that was measured; numbers are formatted, texts are shown as they are."""
+
+    title: str
+    note: str = ""  # one or two sentences: what it says
+    header: tuple[str, ...] = ()  # the first names the rows; none where the note says all
+    rows: tuple[
+        tuple[str | float | int | None, ...], ...
+    ] = ()  # each as long as the header; None prints a dash
+
+
 @dataclass(frozen=True, eq=False)
 class ReportContext:
     """Everything a report shows that is not in the :class:`~llmrec.eval.compare.Comparison`."""
@@ -105,6 +119,8 @@ class ReportContext:
     # proven to hold the true top-k, as a fraction of 1
     free: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # system that writes without the
     # trie -> shares of its texts: valid, duplicates, excluded
+    tuning: Mapping[str, Tuning] = field(default_factory=dict)  # system -> what choosing its settings took
+    diagnostics: tuple[NoteTable, ...] = ()
     curves: tuple[Curve, ...] = ()
     users: tuple[UserExample, ...] = ()
     users_seed: int | None = None  # the seed with which ``users`` were drawn at random

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmrec.data.protocol import Protocol
 from llmrec.eval.compare import Comparison
 from llmrec.eval.context import ReportContext
+from llmrec.eval.verdict import training_words
 from llmrec.eval.words import date, percent, sentence_list
 
 __all__ = ["SPLITS", "WEAKNESSES", "protocol_words", "sample_words"]
@@ -76,7 +77,7 @@ def protocol_words(comparison: Comparison, ctx: ReportContext) -> list[tuple[str
             "Differences: paired by user. p-values: two-sided sign-flip randomisation test, Holm-corrected over the "
             "systems for each metric; not over the metrics, of which the first decides. A difference counts as "
             f"shown if its interval excludes 0 and the corrected p is below 0.05. Seed {comparison.seed}. "
-            "Each system was trained once, so variation between training runs is not in the intervals.",
+            + training_words(comparison),
         )
     )
     return words

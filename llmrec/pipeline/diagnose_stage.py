@@ -20,7 +20,7 @@ from llmrec.diagnostics.memory import RECORDS, Record, parse_record, probe_recor
 from llmrec.diagnostics.probes import Probe
 from llmrec.diagnostics.tables import diagnostic_tables
 from llmrec.errors import ConfigError, nearest
-from llmrec.eval.context import DiagnosticTable
+from llmrec.eval.context import NoteTable
 from llmrec.eval.files import without_nan
 from llmrec.pipeline.adapter import adapter_meta
 from llmrec.pipeline.artefacts import check_key, locked, read_json, write_json
@@ -107,7 +107,7 @@ def diagnose(
     return path
 
 
-def read_diagnostics(config: RunConfig) -> tuple[DiagnosticTable, ...]:
+def read_diagnostics(config: RunConfig) -> tuple[NoteTable, ...]:
     """Return the tables of a run's diagnostics; none where there are none.
 
     Raises
@@ -223,7 +223,7 @@ def _ask_pretrained(config: RunConfig, catalog: Catalog, record: Record | None, 
         )
 
 
-def _show(table: DiagnosticTable) -> None:
+def _show(table: NoteTable) -> None:
     say(f"\n{table.title}\n{table.note}")
     for row in table.rows:
         # A line per row: as a table it would be wider than most terminals.

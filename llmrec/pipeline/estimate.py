@@ -115,8 +115,10 @@ def _language_model(
 
 
 def _other(config: RunConfig, name: str, split: Split, catalog: Catalog) -> tuple[str, str, float, str]:
+    seeds = config.systems[name].seeds
     recommender = build_recommender(name, config.systems[name], seed=config.seed, catalog=catalog)
-    return f"recommend {name}", *_fit(recommender, split)
+    work, seconds, measured = _fit(recommender, split)
+    return f"recommend {name}", (f"{seeds} times {work}" if seeds > 1 else work), seconds * seeds, measured
 
 
 def _fit(recommender: Any, split: Split) -> tuple[str, float, str]:

@@ -18,6 +18,7 @@ __all__ = [
     "diagnose_key",
     "finetune_key",
     "identifiers_key",
+    "own_settings",
     "prepare_key",
     "recommend_key",
     "weights_key",
@@ -64,14 +65,14 @@ def weights_key(config: RunConfig) -> dict[str, Any]:
     return {**finetune_key(config), "adapter": adapter_digest(config.output / "adapter")}
 
 
-def recommend_key(config: RunConfig, name: str) -> dict[str, Any]:
-    """Return what decides one system's lists."""
+def recommend_key(config: RunConfig, name: str, seed: int | None = None) -> dict[str, Any]:
+    """Return what decides one system's lists; ``seed`` is that of the training, the run's own if left out."""
     from llmrec.models import fingerprint
 
     system = config.systems[name]
     kind = system.kind_as(name)
     if kind == LLM:
-        users = {"users": config.evaluation.users, "k": config.evaluation.k}
+        users = config.evaluation.model_dump(mode="json", include={"users", "users_seed", "k"})
         return {
             **finetune_key(config),
             "decoding": decoding_key(config.decoding_for(name)),
@@ -84,6 +85,20 @@ def recommend_key(config: RunConfig, name: str) -> dict[str, Any]:
         **models,
         "systems": {name: {"kind": kind, **system.options}},
         "evaluation": {"k": config.evaluation.k},
+        **({} if seed in (None, config.seed) else {"training_seed": seed}),
+    }
+
+
+def own_settings(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a key is about the system itself, and not about data, users or seeds.
+
+    Lists of two runs whose keys agree in it are of one system, trained twice.
+    """
+    elsewhere = ("data", "files", "split", "seed", "training_seed", "evaluation")
+    return {
+        name: own_settings(value) if name == "vectors" else value
+        for name, value in key.items()
+        if name not in elsewhere
     }
 
 

@@ -290,4 +290,4 @@ def pick_device(device: str) -> str:
 
 def sample_rows(config: RunConfig, split: Split) -> NDArray[np.int64]:
     """Return the rows of the test users under comparison, ascending: all, or a seeded random sample."""
-    return split.test.sample_rows(config.evaluation.users, config.seed)
+    return split.test.sample_rows(config.evaluation.users, config.sample_seed)

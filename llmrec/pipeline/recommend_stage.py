@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.config import RunConfig, System
+from llmrec.config import RunConfig
 from llmrec.data.catalog import Catalog
 from llmrec.data.recommendations import Recommendations, read_meta, write_recommendations
 from llmrec.data.split import Split
@@ -26,15 +26,16 @@ from llmrec.pipeline.keys import finetune_key, identifiers_key, recommend_key
 from llmrec.pipeline.memory import peak_memory, reset_peak_memory
 from llmrec.pipeline.parts import language_parts, pick_device, sample_rows
 from llmrec.progress import bar, clock, say
-from llmrec.recommenders.registry import build_recommender
+from llmrec.recommenders.registry import build_recommender, takes_seed
 
 __all__ = ["recommend_stage", "run_identifiers", "collaborative_vectors"]
 
 
 def recommend_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
-    """Make the lists of every system that has none yet."""
+    """Make the lists of every system, and of every training of it, that has none yet."""
     for name in config.systems:
-        _recommend_one(config, name, split, catalog)
+        for seed in config.trainings(name).values():
+            _recommend_one(config, name, seed, split, catalog)
 
 
 def run_identifiers(config: RunConfig, split: Split, catalog: Catalog) -> ItemIdentifiers:
@@ -51,18 +52,18 @@ def collaborative_vectors(config: RunConfig, split: Split, catalog: Catalog) -> 
     found = read_vectors(path, key)
     if found is None:
         # Its lists are made on the way, so that it is not fitted twice.
-        _recommend_one(config, name, split, catalog, again=True)
+        _recommend_one(config, name, config.seed, split, catalog, again=True)
         found = read_vectors(path, key)
         assert found is not None
     return found
 
 
 def _recommend_one(
-    config: RunConfig, name: str, split: Split, catalog: Catalog, *, again: bool = False
+    config: RunConfig, name: str, seed: int, split: Split, catalog: Catalog, *, again: bool = False
 ) -> None:
-    system = config.systems[name]
-    path = config.output / "recommendations" / f"{name}.parquet"
-    key = recommend_key(config, name)
+    stem = _stem(config, name, seed)
+    path = config.output / "recommendations" / f"{stem}.parquet"
+    key = recommend_key(config, name, seed)
     if path.is_file():
         meta = read_meta(path)
         if meta is None:
@@ -75,17 +76,24 @@ def _recommend_one(
             check_key(path, {"adapter": meta["adapter"]}, {"adapter": adapter})
         if not again:
             return
-    make = _recommend_llm if name in config.llm_systems else _recommend_other
-    recs, meta = make(config, name, system, split, catalog)
+    if name in config.llm_systems:
+        recs, meta = _recommend_llm(config, name, split, catalog)
+    else:
+        recs, meta = _recommend_other(config, name, seed, split, catalog)
     write_recommendations(path, recs, catalog, {"key": key, **meta})
     # What an interrupted fit would have gone on from; a hybrid's parts have one each.
-    for pattern in (f"{glob.escape(name)}.pt", f"{glob.escape(name)}.*.pt"):
+    for pattern in (f"{glob.escape(stem)}.pt", f"{glob.escape(stem)}.*.pt"):
         for left in (config.output / "checkpoints").glob(pattern):
             left.unlink()
 
 
+def _stem(config: RunConfig, name: str, seed: int) -> str:
+    """Return the name of the files of one training of a system."""
+    return next(stem for stem, its in config.trainings(name).items() if its == seed)
+
+
 def _recommend_llm(
-    config: RunConfig, name: str, system: System, split: Split, catalog: Catalog
+    config: RunConfig, name: str, split: Split, catalog: Catalog
 ) -> tuple[Recommendations, dict[str, Any]]:
     key = finetune_key(config)
     trained = adapter_meta(config.output / "adapter", key)
@@ -115,7 +123,11 @@ def _recommend_llm(
         tokens_generated=llm.beam_tokens_,
         device=_device_words(pick_device(config.model.device)),
     )
-    meta: dict[str, Any] = {"cost": asdict(cost), "adapter": adapter_digest(config.output / "adapter")}
+    meta: dict[str, Any] = {
+        "cost": asdict(cost),
+        "adapter": adapter_digest(config.output / "adapter"),
+        "seed": config.seed,
+    }
     if config.decoding.search == "free":
         meta["free"] = llm.free_.rates()
         found = f"{meta['free']['valid']:.0%} of the texts are items"
@@ -127,17 +139,18 @@ def _recommend_llm(
 
 
 def _recommend_other(
-    config: RunConfig, name: str, system: System, split: Split, catalog: Catalog
+    config: RunConfig, name: str, seed: int, split: Split, catalog: Catalog
 ) -> tuple[Recommendations, dict[str, Any]]:
     reset_peak_memory()
-    checkpoint = config.output / "checkpoints" / f"{name}.pt"
-    with bar(f"Fitting {name}, epochs") as progress:
+    system = config.systems[name]
+    which = f"{name}, seed {seed}" if system.seeds > 1 else name
+    with bar(f"Fitting {which}, epochs") as progress:
         recommender = build_recommender(
             name,
             system,
-            seed=config.seed,
+            seed=seed,
             catalog=catalog,
-            checkpoint=checkpoint,
+            checkpoint=config.output / "checkpoints" / f"{_stem(config, name, seed)}.pt",
             on_epoch=lambda epoch, of, metrics: progress(epoch, of),
         )
         started = time.monotonic()
@@ -156,21 +169,26 @@ def _recommend_other(
         peak_memory_bytes=peak_memory(),
         device=_device_words(device),
     )
-    if name == config.identifiers.collaborative_system and config.collaborative_reasons:
+    collaborative = name == config.identifiers.collaborative_system and bool(config.collaborative_reasons)
+    if collaborative and seed == config.seed:
         write_vectors(
             config.output / "vectors" / f"{name}.safetensors",
             recommender.item_vectors(),
             recommend_key(config, name),
         )
-    meta = {"cost": asdict(cost), "epochs": getattr(recommender, "history_", [])}
+    meta: dict[str, Any] = {
+        "cost": asdict(cost),
+        "epochs": getattr(recommender, "history_", []),
+        "seed": seed if takes_seed(system, name) else None,
+    }
     if chosen := getattr(recommender, "chosen_", None):
         meta["chosen"] = chosen
     if meta["epochs"]:
         meta["best_epoch"] = recommender.best_epoch_
     best = f" (best of {len(meta['epochs'])} epochs: {meta['best_epoch']})" if meta["epochs"] else ""
-    say(f"{name}: fitted in {clock(fitted)}{best}, lists for {len(split.test):,} users in {seconds:.1f} s.")
+    say(f"{which}: fitted in {clock(fitted)}{best}, lists for {len(split.test):,} users in {seconds:.1f} s.")
     if chosen:
-        say(f"{name}: chosen on the validation users: {chosen}")
+        say(f"{which}: chosen on the validation users: {chosen}")
     return recs, meta
 
 

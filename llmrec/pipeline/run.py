@@ -49,12 +49,8 @@ def run(config_path: Path, overrides: Sequence[str] = (), until: str | None = No
         if until in (None, "recommend"):
             recommend_stage(config, split, catalog)
         if until in (None, "evaluate", "compare"):
-            from llmrec.pipeline.report_stage import (
-                compare_stage,
-                evaluate_stage,
-                read_lists,
-                write_evaluations,
-            )
+            from llmrec.pipeline.lists import read_lists
+            from llmrec.pipeline.report_stage import compare_stage, evaluate_stage, write_evaluations
 
             read = read_lists(config, catalog)
             evaluations = evaluate_stage(config, split, catalog, read)

@@ -13,7 +13,7 @@ from llmrec.errors import ConfigError, nearest
 from llmrec.plugins import load_class
 from llmrec.settings import Decoding
 
-__all__ = ["RECOMMENDERS", "build_recommender", "recommender_class", "system_problems"]
+__all__ = ["RECOMMENDERS", "build_recommender", "recommender_class", "system_problems", "takes_seed"]
 
 RECOMMENDERS = {
     "popularity": "llmrec.recommenders.popularity:Popularity",
@@ -39,6 +39,11 @@ def build_recommender(name: str, system: System, **injected: Any) -> Any:
     return cls(**system.options, **{k: v for k, v in {"name": name, **injected}.items() if k in accepted})
 
 
+def takes_seed(system: System, name: str) -> bool:
+    """Return whether anything random decides what a system learns: whether its constructor takes a seed."""
+    return "seed" in inspect.signature(recommender_class(system.kind_as(name)).__init__).parameters
+
+
 def system_problems(name: str, system: System, where: str | None = None) -> list[str]:
     """Return what is wrong with a system's kind and options, one line each.
 
@@ -59,6 +64,11 @@ def system_problems(name: str, system: System, where: str | None = None) -> list
     # A dataclass has its types at the class, each to be read where it was written.
     hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
     problems = []
+    if system.seeds > 1 and not takes_seed(system, name):
+        problems.append(
+            f"{where}.seeds is {system.seeds}, and {kind} takes no seed, so that every training would give the same "
+            "lists; expected 1"
+        )
     for option, value in system.options.items():
         if option not in valid:
             problems.append(
@@ -87,6 +97,11 @@ _LLM_OPTIONS = ("search", "beam_width", "until_certified", "normalisation")
 
 def _llm_problems(where: str, system: System) -> list[str]:
     problems = []
+    if system.seeds > 1:
+        problems.append(
+            f"{where}.seeds is {system.seeds}; expected 1 for a language model, whose run directory holds one "
+            "adapter: run the config again with --set seed=1 --set output=..., and 'llmrec compare' both run directories"
+        )
     for option, value in system.options.items():
         if option not in _LLM_OPTIONS:
             problems.append(
