@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pipeline_cases import llmrec
-from test_recommenders import histories
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrec.config_file import load_config
@@ -25,6 +24,7 @@ from llmrec.diagnostics.tables import diagnostic_tables
 from llmrec.errors import ArtefactError, ConfigError
 from llmrec.pipeline.diagnose_stage import read_diagnostics
 from llmrec.recommenders.base import ScoringRecommender
+from llmrec.testing import histories
 
 # --- changed histories
 

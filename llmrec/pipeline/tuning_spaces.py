@@ -43,12 +43,17 @@ SPACES: dict[str, dict[str, Any]] = {
     },
     "ease": {
         "reg": {"low": 10.0, "high": 10_000.0, "log": True},
-        "decay": {"low": 0.5, "high": 1.0, "step": 0.1},
+        "decay": {"low": 0.5, "high": 1.0, "step": 0.05},
     },
-    "content": {"decay": {"low": 0.5, "high": 1.0, "step": 0.1}},
+    "content": {"vectors": ["tfidf", "lm"], "decay": {"low": 0.5, "high": 1.0, "step": 0.1}},
     "hybrid": {"fusion": ["zscore", "rank", "logprob"]},
     "sasrec": {**_SEQUENTIAL, "layers": [1, 2, 3], "temperature": [0.05, 0.07, 0.1, 0.15, 0.2]},
-    "gru4rec": _SEQUENTIAL,
+    "gru4rec": {
+        **_SEQUENTIAL,
+        "cell": ["gru", "lstm"],
+        "layers": [1, 2],
+        "temperature": [0.05, 0.07, 0.1, 0.15, 0.2],
+    },
     "bert4rec": {**_SEQUENTIAL, "layers": [1, 2, 3]},
     LLM: {
         "finetune.learning_rate": {"low": 1e-4, "high": 2e-3, "log": True},
