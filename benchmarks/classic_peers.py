@@ -29,13 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import save
+from common import load_split, save
 from scipy import sparse
 
-from llmrec.data.datasets import load_dataset
 from llmrec.data.recommendations import Recommendations
-from llmrec.data.sources import read_catalog, read_interactions
-from llmrec.data.split import Split, leave_one_out
+from llmrec.data.split import Split
 from llmrec.eval.metrics import ndcg, target_ranks
 from llmrec.recommenders.base import ScoringRecommender, top_k
 from llmrec.recommenders.ease import EASE
@@ -46,16 +44,6 @@ from llmrec.recommenders.userknn import UserKNN
 K = 10
 REG = 500.0
 NEIGHBOURS = 200
-
-
-def load_split(data: Path | None) -> Split:
-    """Return the leave-one-out split of ml-100k, or of a folder with interactions.parquet and items.parquet."""
-    if data is None:
-        return leave_one_out(*load_dataset("ml-100k", notify=print), dataset="ml-100k")
-    names = {n: n for n in ("user_id", "item_id", "timestamp", "title")}
-    catalog = read_catalog(data / "items.parquet", names)
-    log = read_interactions(data / "interactions.parquet", names)
-    return leave_one_out(log, catalog, dataset=data.name)
 
 
 def only_new(scores: np.ndarray, split: Split) -> np.ndarray:

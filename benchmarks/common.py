@@ -16,7 +16,11 @@ import numpy
 import torch
 import transformers
 
-__all__ = ["machine", "save", "timed"]
+from llmrec.data.datasets import load_dataset
+from llmrec.data.sources import read_catalog, read_interactions
+from llmrec.data.split import Split, leave_one_out
+
+__all__ = ["load_split", "machine", "save", "timed"]
 
 # Oracles such as brute force are written once, for the tests and for here.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -58,3 +62,13 @@ def timed(sides: dict[str, Callable[[], Any]], rounds: int, inner: int = 1) -> d
                 call()
             seconds[name].append((time.perf_counter() - started) / inner)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def load_split(data: Path | None) -> Split:
+    """Return the leave-one-out split of ml-100k, or of a folder with interactions.parquet and items.parquet."""
+    if data is None:
+        return leave_one_out(*load_dataset("ml-100k", notify=print), dataset="ml-100k")
+    names = {n: n for n in ("user_id", "item_id", "timestamp", "title")}
+    catalog = read_catalog(data / "items.parquet", names)
+    log = read_interactions(data / "interactions.parquet", names)
+    return leave_one_out(log, catalog, dataset=data.name)
