@@ -114,7 +114,8 @@ class RunConfig(Section):
 
     def _decoding_problems(self) -> list[str]:
         problems = []
-        ways = {"decoding": self.decoding}
+        # Without a language model the section decides nothing.
+        ways = {"decoding": self.decoding} if self.llm_systems else {}
         for name in self.llm_systems:
             if self.systems[name].options:
                 # A value that makes no sense is reported with the other options of systems.
