@@ -352,6 +352,7 @@ def test_tuning_and_diagnostics_are_shown_where_they_are_given(comparison: Compa
     ctx = ReportContext(
         tuning={"sasrec": Tuning(30, 3600.0, 0.1234), "ease": Tuning(2)}, diagnostics=(table,)
     )
+    assert "|\n\n|" not in render_markdown(comparison, ctx)  # a blank line would end a table
     for text in (render_html(comparison, ctx), render_markdown(comparison, ctx)):
         for fact in ("Tuning", "30", "60 min", "0.1234", "0.2500", "1,200", "Best on validation", "NDCG@10"):
             assert fact in text, fact

@@ -208,4 +208,5 @@ def _device_words(device: str) -> str:
 
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU cores ({platform.machine()})"
+    threads = torch.get_num_threads()
+    return f"{threads} CPU core{'s' if threads != 1 else ''} ({platform.machine()})"
