@@ -1,6 +1,6 @@
 """How long SASRec takes to its best validation epoch, here and in RecTools, on the same split and machine, at the same size.
 
-    python3 -m venv ENV && ENV/bin/pip install torch==2.13.0 && ENV/bin/pip install "rectools[torch]==0.19.0" polars
+    python3 -m venv ENV && ENV/bin/pip install torch==2.13.0 && ENV/bin/pip install "rectools[torch]==0.19.0"
     python benchmarks/sasrec_peers.py --peer-python ENV/bin/python [--data FOLDER/amazon-beauty]
 
 Both sides have 64 features, 2 blocks, 2 heads, 50 events, dropout 0.2, AdamW or Adam at 0.001, a softmax over all items and one
@@ -74,10 +74,10 @@ def main() -> None:
     split = load_split(arguments.data)
     with tempfile.TemporaryDirectory() as folder:
         for part, holdout in (("train", None), ("valid", split.valid), ("test", split.test)):
-            events(split, holdout).write_parquet(Path(folder) / f"{part}.parquet")
+            events(split, holdout).write_csv(Path(folder) / f"{part}.csv")
             if holdout is not None:
                 targets = {"user": holdout.histories.user_ids, "item": holdout.target_items}
-                pl.DataFrame(targets).write_parquet(Path(folder) / f"{part}_targets.parquet")
+                pl.DataFrame(targets).write_csv(Path(folder) / f"{part}_targets.csv")
         mine = ours(split, arguments.epochs, arguments.patience)
         side = Path(__file__).with_name("sasrec_peers_side.py")
         limits = [str(arguments.epochs), str(arguments.patience), str(arguments.peer_seconds)]

@@ -1,4 +1,4 @@
-"""RecTools' side of ``sasrec_peers.py``: ``FOLDER EPOCHS PATIENCE SECONDS``; needs RecTools, torch and polars."""
+"""RecTools' side of ``sasrec_peers.py``: ``FOLDER EPOCHS PATIENCE SECONDS``; needs RecTools and torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import torch
 from rectools import Columns
 from rectools.dataset import Dataset
@@ -24,7 +23,7 @@ limit = float(sys.argv[4])
 
 def dataset(part: str) -> Dataset:
     """Return the events of a part, those of a user in their order."""
-    frame = pl.read_parquet(folder / f"{part}.parquet").to_pandas()
+    frame = pd.read_csv(folder / f"{part}.csv")
     frame = frame.rename(columns={"user": Columns.User, "item": Columns.Item})
     frame[Columns.Datetime] = pd.to_datetime(frame.pop("place"), unit="s")
     frame[Columns.Weight] = 1.0
@@ -33,7 +32,7 @@ def dataset(part: str) -> Dataset:
 
 def measure(model: SASRecModel, part: str, asked: Dataset) -> tuple[float, float]:
     """Return HR@10 and NDCG@10 of a part's targets."""
-    targets = pl.read_parquet(folder / f"{part}_targets.parquet").to_pandas()
+    targets = pd.read_csv(folder / f"{part}_targets.csv")
     recommended = model.recommend(
         users=targets["user"].to_numpy(),
         dataset=asked,
