@@ -196,6 +196,10 @@ def test_a_training_that_was_killed_ends_as_if_it_was_not(make, tmp_path):
     done = make(max_epochs=5, checkpoint=file)  # once more: nothing is left to do
     done.fit(SPLIT)
     assert done.history_ == again.history_
+    longer, further = make(max_epochs=7), make(max_epochs=7, checkpoint=file)
+    longer.fit(SPLIT)
+    further.fit(SPLIT)
+    assert [e["loss"] for e in further.history_] == [e["loss"] for e in longer.history_]
 
 
 def test_another_training_is_not_continued(tmp_path):

@@ -166,8 +166,8 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         self.model_.eval()
 
     def _key(self, split: Split) -> dict[str, Any]:
-        """Return what decides the weights, JSON-ready."""
-        nothing = ("name", "device", "threads", "on_epoch", "checkpoint")
+        """Return what decides the weights of an epoch, JSON-ready; a training that ended too soon can go on with more."""
+        nothing = ("name", "device", "threads", "max_epochs", "patience", "on_epoch", "checkpoint")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in nothing}
         return {"model": type(self).__name__, **settings, "split": split.protocol.to_dict()}
 
