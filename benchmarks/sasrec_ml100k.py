@@ -83,7 +83,7 @@ def main() -> None:
         spread = f" (sd {np.std(values, ddof=1):.4f})" if len(values) > 1 else ""
         print(f"sasrec test {metric}: mean of {len(values)} seeds {np.mean(values):.4f}{spread}")
 
-    settings = {"sasrec_threads": SASRec().threads, "device": str(SASRec(device=arguments.device).device)}
+    settings = {"sasrec_threads": SASRec().threads, "device": str(SASRec(device=arguments.device).device_)}
     save("sasrec_ml100k", {"protocol": split.protocol.to_dict(), "settings": settings, "runs": rows})
 
 
