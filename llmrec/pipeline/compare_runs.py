@@ -14,10 +14,16 @@ from llmrec.eval.examples import pick_users, user_examples
 from llmrec.eval.slices import user_slices
 from llmrec.eval.trainings import check_protocols
 from llmrec.eval.words import sentence_list
-from llmrec.pipeline.artefacts import read_json
-from llmrec.pipeline.gather import Entry, Run, entries_of, questions, read_run, told_apart, users_of
+from llmrec.pipeline.gather import Entry, entries_of, questions, read_run, told_apart, users_of
 from llmrec.pipeline.lists import evaluate_lists, first_trainings, pooled
-from llmrec.pipeline.report_notes import adapter_curves, epoch_curves, llm_notes, search_notes, warnings
+from llmrec.pipeline.report_notes import (
+    adapter_curves,
+    epoch_curves,
+    llm_notes,
+    provenance,
+    search_notes,
+    warnings,
+)
 from llmrec.pipeline.report_stage import today, versions, write_report
 
 __all__ = ["compare_runs"]
@@ -82,11 +88,11 @@ def compare_runs(
     entries, labels, notes = told_apart(entries_of(read, made_elsewhere))
     users, about_users = users_of(entries, first, common_users)
     lists = [entry.lists for entry in entries]
+    asked = {run.name: questions(run, users) for run in read}
     evaluations = []
     for entry in entries:
         run = entry.run
-        asked = questions(run, users)
-        evaluations += evaluate_lists(run.config, run.split, run.catalog, [entry.lists], asked)
+        evaluations += evaluate_lists(run.config, run.split, run.catalog, [entry.lists], asked[run.name])
     llms: dict[str, Entry] = {}
     for entry in entries:
         if entry.origin == entry.run.name and entry.own_name in entry.run.config.llm_systems:
@@ -96,7 +102,7 @@ def compare_runs(
         baseline = next(e.lists.system for e in entries if e.own_name == wanted)
     if subject is None:
         subject = next((name for name in llms if name != baseline), None)
-    holdout = questions(first, users)
+    holdout = asked[first.name]
     comparison = compare(
         pooled(lists, evaluations),
         baseline,
@@ -127,7 +133,7 @@ def compare_runs(
             time_resolution=first.split.protocol.time_resolution,
         ),
         users_seed=seed,
-        provenance=tuple(dict.fromkeys(line for run in read for line in _provenance(run))),
+        provenance=tuple(dict.fromkeys(line for run in read for line in provenance(run.config))),
         versions=versions(),
         config_yaml="\n".join(f"# {run.name}\n{dump_config(run.config)}" for run in read),
         command=command,
@@ -143,8 +149,3 @@ def _llm_curves(llms: Mapping[str, Entry]) -> list[Curve]:
         for name, config in runs.items()
         for curve in adapter_curves(config, f"Language model of {name}")
     ]
-
-
-def _provenance(run: Run) -> Sequence[str]:
-    found: Sequence[str] = read_json(run.config.output / "split" / "meta.json").get("provenance", ())
-    return found

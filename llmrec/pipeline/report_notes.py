@@ -18,7 +18,15 @@ from llmrec.prompts.template import load_template
 from llmrec.prompts.time import TIME_STYLES
 from llmrec.settings import Decoding
 
-__all__ = ["adapter_curves", "epoch_curves", "llm_notes", "search_notes", "tuning_notes", "warnings"]
+__all__ = [
+    "adapter_curves",
+    "epoch_curves",
+    "llm_notes",
+    "provenance",
+    "search_notes",
+    "tuning_notes",
+    "warnings",
+]
 
 
 def warnings(configs: Sequence[RunConfig], read: Sequence[SystemLists]) -> tuple[str, ...]:
@@ -32,6 +40,11 @@ def warnings(configs: Sequence[RunConfig], read: Sequence[SystemLists]) -> tuple
             "The prompt tells the language model when the target happens; the other systems do not know that."
         )
     return tuple(found)
+
+
+def provenance(config: RunConfig) -> tuple[str, ...]:
+    """Return where a run's data come from, one line each."""
+    return tuple(read_json(config.output / "split" / "meta.json").get("provenance", ()))
 
 
 def tuning_notes(config: RunConfig) -> dict[str, Tuning]:

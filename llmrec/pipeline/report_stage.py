@@ -22,7 +22,7 @@ from llmrec.eval.examples import pick_users, user_examples
 from llmrec.eval.files import write_evaluation
 from llmrec.eval.report import render_html, render_json, render_latex, render_markdown
 from llmrec.eval.slices import user_slices
-from llmrec.pipeline.artefacts import read_json, write_text
+from llmrec.pipeline.artefacts import write_text
 from llmrec.pipeline.diagnose_stage import read_diagnostics
 from llmrec.pipeline.identifiers_stage import identifiers_at_hand
 from llmrec.pipeline.lists import SystemLists, evaluate_lists, first_trainings, pooled
@@ -31,6 +31,7 @@ from llmrec.pipeline.report_notes import (
     adapter_curves,
     epoch_curves,
     llm_notes,
+    provenance,
     search_notes,
     tuning_notes,
     warnings,
@@ -110,7 +111,7 @@ def compare_stage(
             time_resolution=split.protocol.time_resolution,
         ),
         users_seed=config.seed,
-        provenance=tuple(read_json(run / "split" / "meta.json").get("provenance", ())),
+        provenance=provenance(config),
         versions=versions(),
         config_yaml=dump_config(config),
         command=command,

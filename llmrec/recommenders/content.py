@@ -20,7 +20,7 @@ from llmrec.data.split import Split
 from llmrec.errors import ConfigError, nearest
 from llmrec.progress import say_once
 from llmrec.recommenders.base import ScoringRecommender
-from llmrec.recommenders.matrices import recency_matrix
+from llmrec.recommenders.matrices import decay_problems, recency_matrix
 
 __all__ = ["Content"]
 
@@ -76,8 +76,7 @@ class Content(ScoringRecommender):
         problems = []
         if vectors not in get_args(Vectors):
             problems.append(f"vectors={vectors!r}; expected {' or '.join(get_args(Vectors))}")
-        if not 0 < decay <= 1:
-            problems.append(f"decay={decay}; expected a weight above 0 and at most 1 (1 is no decay)")
+        problems += decay_problems(decay)
         if catalog is not None:
             known = list(catalog.attributes)
             problems += [

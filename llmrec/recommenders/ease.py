@@ -15,7 +15,7 @@ from llmrec.data.histories import Histories
 from llmrec.data.split import Split
 from llmrec.errors import ConfigError
 from llmrec.recommenders.base import ScoringRecommender
-from llmrec.recommenders.matrices import recency_matrix
+from llmrec.recommenders.matrices import decay_problems, recency_matrix
 
 __all__ = ["EASE"]
 
@@ -52,8 +52,7 @@ class EASE(ScoringRecommender):
         problems = []
         if not reg > 0:
             problems.append(f"reg={reg}; expected a positive number of users")
-        if not 0 < decay <= 1:
-            problems.append(f"decay={decay}; expected a weight above 0 and at most 1 (1 is no decay)")
+        problems += decay_problems(decay)
         if problems:
             raise ConfigError("EASE got " + ", and ".join(problems) + ".")
         self.name = name

@@ -13,7 +13,7 @@ from llmrec.data.histories import Histories
 from llmrec.data.split import Split
 from llmrec.errors import ConfigError
 from llmrec.recommenders.base import ScoringRecommender
-from llmrec.recommenders.matrices import best_of_rows, recency_matrix
+from llmrec.recommenders.matrices import best_of_rows, decay_problems, recency_matrix
 
 __all__ = ["ItemKNN"]
 
@@ -55,8 +55,7 @@ class ItemKNN(ScoringRecommender):
             problems.append(f"neighbours={neighbours}; expected at least 1")
         if shrink < 0:
             problems.append(f"shrink={shrink}; expected 0 or more users")
-        if not 0 < decay <= 1:
-            problems.append(f"decay={decay}; expected a weight above 0 and at most 1 (1 is no decay)")
+        problems += decay_problems(decay)
         if problems:
             raise ConfigError("ItemKNN got " + ", and ".join(problems) + ".")
         self.name = name

@@ -12,7 +12,7 @@ from scipy import sparse
 from llmrec.data.histories import Histories
 from llmrec.recommenders.base import top_k
 
-__all__ = ["best_of_rows", "recency_matrix"]
+__all__ = ["best_of_rows", "decay_problems", "recency_matrix"]
 
 
 def recency_matrix(histories: Histories, n_items: int, decay: float = 1.0) -> sparse.csr_array:
@@ -29,6 +29,13 @@ def recency_matrix(histories: Histories, n_items: int, decay: float = 1.0) -> sp
         (float(decay) ** age[newest], (users[newest], histories.items[newest])),
         shape=(len(histories), n_items),
     )
+
+
+def decay_problems(decay: float) -> list[str]:
+    """Return what is wrong with the decay of a history, nothing if it is a weight above 0 and at most 1."""
+    if 0 < decay <= 1:
+        return []
+    return [f"decay={decay}; expected a weight above 0 and at most 1 (1 is no decay)"]
 
 
 def best_of_rows(values: NDArray[np.float64], k: int) -> sparse.csr_array:

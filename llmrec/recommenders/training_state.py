@@ -97,8 +97,3 @@ class TrainingState:
             torch.cuda.set_rng_state(state["cuda"].cpu(), device)
         restored = ("model", "optimizer", "numpy", "batches", "torch", "cuda", "key")
         return {name: value for name, value in state.items() if name not in restored}
-
-    def remove(self) -> None:
-        """Forget a training that is done."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from llmrec.data.histories import Histories
 from llmrec.data.split import Split
 from llmrec.errors import ConfigError
 from llmrec.recommenders.base import ScoringRecommender
-from llmrec.recommenders.matrices import best_of_rows, recency_matrix
+from llmrec.recommenders.matrices import best_of_rows, decay_problems, recency_matrix
 
 __all__ = ["UserKNN"]
 
@@ -56,8 +56,7 @@ class UserKNN(ScoringRecommender):
             problems.append(f"neighbours={neighbours}; expected at least 1")
         if shrink < 0:
             problems.append(f"shrink={shrink}; expected 0 or more items")
-        if not 0 < decay <= 1:
-            problems.append(f"decay={decay}; expected a weight above 0 and at most 1 (1 is no decay)")
+        problems += decay_problems(decay)
         if problems:
             raise ConfigError("UserKNN got " + ", and ".join(problems) + ".")
         self.name = name
@@ -65,27 +64,29 @@ class UserKNN(ScoringRecommender):
         self.shrink = shrink
         self.decay = decay
         self._seen = sparse.csr_array((0, 0))  # [T, N]
+        self._by_item = sparse.csr_array((0, 0))  # [N, T] the same
+        self._length = np.empty(0)  # [T] of the rows of _seen
         self._row: dict[str, int] = {}  # user id -> row of _seen
 
     def fit(self, split: Split) -> None:
         """Remember who has seen what."""
         self._seen = recency_matrix(split.train, split.n_items)
+        self._by_item = self._seen.T.tocsr()
+        self._length = np.sqrt(self._seen.sum(axis=1))
         self._row = {user: row for row, user in enumerate(split.train.user_ids)}
 
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return the summed similarities of the neighbours who have seen each item [U, N]; 0 without one."""
         weights = recency_matrix(histories, self._seen.shape[1], self.decay)
-        by_item = self._seen.T.tocsr()  # [N, T]
-        length = np.sqrt(self._seen.sum(axis=1))  # [T]
         norm = np.sqrt(weights.power(2).sum(axis=1))  # [U]
         own = np.array([self._row.get(user, -1) for user in histories.user_ids], dtype=np.int64)  # [U]
-        rows = max(1, SIMILARITIES_AT_ONCE // max(1, len(length)))
+        rows = max(1, SIMILARITIES_AT_ONCE // max(1, len(self._length)))
         parts = []
         for start in range(0, len(histories), rows):
             block = slice(start, start + rows)
-            common = (weights[block] @ by_item).toarray()  # [block, T] weight of the items in common
+            common = (weights[block] @ self._by_item).toarray()  # [block, T] weight of the items in common
             with np.errstate(invalid="ignore"):  # 0 / 0: users without an event, masked below
-                similar = common / (np.outer(norm[block], length) + self.shrink)
+                similar = common / (np.outer(norm[block], self._length) + self.shrink)
             similar[common == 0] = -np.inf
             known = np.flatnonzero(own[block] >= 0)
             similar[known, own[block][known]] = -np.inf  # a user is no neighbour of their own
