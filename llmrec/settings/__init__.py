@@ -1,0 +1,34 @@
+"""The sections of a config: every setting, its unit and its consequence.
+
+The same dotted name is the YAML key, the ``--set`` override and the Python keyword.
+"""
+
+from llmrec.settings.data import Data
+from llmrec.settings.evaluation import EvaluationSettings, Tuned, Tuning
+from llmrec.settings.language import (
+    Decoding,
+    Finetune,
+    Identifiers,
+    LanguageModel,
+    NewTokens,
+    Prompt,
+    Validation,
+)
+from llmrec.settings.section import Section
+from llmrec.settings.split import SplitSettings
+
+__all__ = [
+    "Data",
+    "Decoding",
+    "EvaluationSettings",
+    "Finetune",
+    "Identifiers",
+    "LanguageModel",
+    "NewTokens",
+    "Prompt",
+    "Section",
+    "SplitSettings",
+    "Tuned",
+    "Tuning",
+    "Validation",
+]
