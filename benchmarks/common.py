@@ -17,10 +17,11 @@ import torch
 import transformers
 
 from llmrec.data.datasets import load_dataset
-from llmrec.data.sources import read_catalog, read_interactions
+from llmrec.data.load import Loaded, load_data
 from llmrec.data.split import Split, leave_one_out
+from llmrec.settings import Data
 
-__all__ = ["load_split", "machine", "save", "timed"]
+__all__ = ["load_folder", "load_split", "machine", "save", "timed"]
 
 # Oracles such as brute force are written once, for the tests and for here.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -68,7 +69,11 @@ def load_split(data: Path | None) -> Split:
     """Return the leave-one-out split of ml-100k, or of a folder with interactions.parquet and items.parquet."""
     if data is None:
         return leave_one_out(*load_dataset("ml-100k", notify=print), dataset="ml-100k")
-    names = {n: n for n in ("user_id", "item_id", "timestamp", "title")}
-    catalog = read_catalog(data / "items.parquet", names)
-    log = read_interactions(data / "interactions.parquet", names)
-    return leave_one_out(log, catalog, dataset=data.name)
+    loaded = load_folder(data)
+    return leave_one_out(loaded.interactions, loaded.catalog, dataset=data.name)
+
+
+def load_folder(folder: Path) -> Loaded:
+    """Return what a folder with interactions.parquet and items.parquet has, as a run reads it."""
+    tables = {name: str(folder / f"{name}.parquet") for name in ("interactions", "items")}
+    return load_data(Data.model_validate(tables))

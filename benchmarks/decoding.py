@@ -24,12 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import save, timed
+from common import load_folder, save, timed
 from decoding_cases import brute_force, generate
 
 from llmrec.data.datasets import load_dataset
-from llmrec.data.interactions import Interactions
-from llmrec.data.sources import read_catalog, read_interactions
 from llmrec.data.split import leave_one_out
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
@@ -59,12 +57,8 @@ class Setting:
         if data is None:
             interactions, self.catalog = load_dataset("ml-100k", notify=print)
         else:
-            names = {n: n for n in ("user_id", "item_id", "timestamp", "title")}
-            self.catalog = read_catalog(data / "items.parquet", names)
-            frame = read_interactions(data / "interactions.parquet", names).frame
-            interactions = Interactions.from_frame(
-                frame.filter(frame["item_id"].is_in(self.catalog.item_ids))
-            )
+            loaded = load_folder(data)
+            interactions, self.catalog = loaded.interactions, loaded.catalog
         self.split = leave_one_out(
             interactions,
             self.catalog,

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 import pytest
 from split_cases import catalog_of, log_of
 
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories
 from llmrec.data.interactions import time_resolution
-from llmrec.data.sources import read_catalog, read_interactions
 from llmrec.data.split import leave_one_out
 from llmrec.errors import DataError
-
-COLUMNS = {"user_id": "user", "item_id": "item", "timestamp": "time", "title": "title"}
 
 
 def test_shuffled_ties_depend_on_the_seed_only_and_keep_time_order():
@@ -60,56 +56,3 @@ def test_catalogue_refuses_empty_titles_and_duplicate_ids():
         Catalog(("a", "b"), ("x", "  "))
     with pytest.raises(DataError, match="lists item 'a' more than once"):
         Catalog(("a", "a"), ("x", "y"))
-
-
-# --- files of users
-
-
-def write(path, text):
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_reads_csv_tsv_and_parquet_alike_and_keeps_leading_zeros(tmp_path):
-    frame = pl.DataFrame({"user": ["007", "8"], "item": ["01", "02"], "time": [5, 6]})
-    frame.write_csv(tmp_path / "a.csv")
-    frame.write_csv(tmp_path / "a.tsv", separator="\t")
-    frame.write_parquet(tmp_path / "a.parquet")
-    read = [read_interactions(tmp_path / f"a.{kind}", COLUMNS).frame for kind in ("csv", "tsv", "parquet")]
-    assert read[0].equals(read[1])
-    assert read[0].equals(read[2])
-    assert read[0]["user_id"].to_list() == ["007", "8"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("user,item,tim\na,b,1\n", r"no column 'time' \(did you mean 'tim'\?\)"),
-        (
-            "user,item,time\na,b,yesterday\n",
-            "timestamps are no numbers; the first is 'yesterday' in data row 1",
-        ),
-        ("user,item,time\na,b,\n", "timestamps are no numbers"),
-        ("user,item,time\na,b,874965758000\n", "look like milliseconds"),
-        ("user,item,time\n,b,1\n", "no usable 'user_id'"),
-        ("user,item,time\n", "log is empty"),
-        ("", "cannot be read as csv"),
-    ],
-)
-def test_bad_logs_say_what_to_do(tmp_path, text, message):
-    with pytest.raises(DataError, match=message):
-        read_interactions(write(tmp_path / "log.csv", text), COLUMNS)
-
-
-def test_missing_file_and_wrong_kind(tmp_path):
-    write(tmp_path / "log.csv", "")
-    with pytest.raises(DataError, match=r"no such file \(did you mean 'log.csv'\?\)"):
-        read_interactions(tmp_path / "lag.csv", COLUMNS)
-    with pytest.raises(DataError, match=r"Expected .csv, .tsv, .parquet"):
-        read_interactions(write(tmp_path / "log.xlsx", ""), COLUMNS)
-
-
-def test_catalogue_with_an_empty_title(tmp_path):
-    path = write(tmp_path / "items.csv", "item,title\n1,A\n2,\n")
-    with pytest.raises(DataError, match="empty title, for example item '2'"):
-        read_catalog(path, COLUMNS)

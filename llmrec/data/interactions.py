@@ -10,10 +10,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llmrec.data.catalog import Catalog
+from llmrec.data.histories import Histories
+from llmrec.data.order import by_user_and_time
 from llmrec.errors import DataError
 
 __all__ = ["Interactions", "time_resolution"]
 
+_IDS = ("user_id", "item_id")
 _REQUIRED = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 _OPTIONAL = {"rating": pl.Float64, "event": pl.String}
 
@@ -22,8 +25,9 @@ _OPTIONAL = {"rating": pl.Float64, "event": pl.String}
 class Interactions:
     """A log with the columns user_id, item_id, timestamp (seconds since 1970, UTC), and maybe rating, event.
 
-    The row order is the order of the source and carries meaning: it is what breaks ties between equal
-    timestamps under the tie policy "source".
+    Ids read and compare as text and take 4 bytes an event: they are polars enumerations, users in the order of their text.
+    Among a user's events of one time the row order carries meaning: it is the source's, and what breaks ties under the tie
+    policy "source".
     """
 
     frame: pl.DataFrame
@@ -57,7 +61,7 @@ class Interactions:
                     f"{column!r}; the first is data row {row + 1}, with {frame[column][row]!r}. Expected {kind} "
                     "in every row. Correct or remove these rows."
                 )
-        return cls(cast)
+        return cls(cast.with_columns(cast[c].cast(pl.Enum(cast[c].unique().sort())) for c in _IDS))
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -69,21 +73,49 @@ class Interactions:
         """
         if ties not in ("source", "shuffle"):
             raise ValueError(f"ties must be 'source' or 'shuffle', not {ties!r}")
-        n = len(self)
-        tie = np.arange(n) if ties == "source" else np.random.default_rng(seed).permutation(n)
-        frame = self.frame.with_columns(pl.Series("_tie", tie)).sort("user_id", "timestamp", "_tie")
-        return Interactions(frame.drop("_tie"))
+        frame = self.frame
+        tie = None if ties == "source" else np.random.default_rng(seed).permutation(len(self))
+        user, time = frame["user_id"].to_physical().to_numpy(), frame["timestamp"].to_numpy()
+        return Interactions(frame[by_user_and_time(user, time, tie)])
+
+    def items_in(self, catalog: Catalog) -> NDArray[np.int32]:
+        """Return the catalogue index of each event's item [E]; an unknown item raises :class:`DataError`."""
+        column = self.frame["item_id"]
+        ids, code = column.dtype.categories.to_list(), column.to_physical().to_numpy()  # type: ignore[attr-defined]
+        present = np.flatnonzero(np.bincount(code, minlength=len(ids)))
+        index = np.full(len(ids), -1, dtype=np.int32)
+        index[present] = catalog.indices(ids[i] for i in present)
+        items: NDArray[np.int32] = index[code]
+        return items
+
+    def histories(self, catalog: Catalog) -> Histories:
+        """Return the users' events; the log is to be in the order of users (:meth:`sort`)."""
+        column = self.frame["user_id"]
+        counts = np.bincount(column.to_physical().to_numpy(), minlength=len(column.dtype.categories))  # type: ignore[attr-defined]
+        return Histories(
+            tuple(column.dtype.categories.filter(pl.Series(counts > 0)).to_list()),  # type: ignore[attr-defined]
+            np.concatenate([[0], np.cumsum(counts[counts > 0])]).astype(np.int64),
+            self.items_in(catalog),
+            self.frame["timestamp"].to_numpy(),
+        )
 
     def sha256(self, catalog: Catalog) -> str:
-        """Identify the ordered log and the catalogue: equal digests mean equal experiments."""
+        """Identify the ordered log and the catalogue: equal digests mean equal experiments.
+
+        SHA-256 of the users' ids, the number of each event's user among them, the index of its item and its time (little
+        endian), and the catalogue's texts.
+        """
         digest = hashlib.sha256()
-        for column in ("user_id", "item_id"):
-            digest.update("\0".join(self.frame[column].to_list()).encode())
-            digest.update(b"\1")
+        column = self.frame["user_id"]
+        code = column.to_physical().to_numpy()
+        present = np.bincount(code, minlength=len(column.dtype.categories)) > 0  # type: ignore[attr-defined]
+        users = column.dtype.categories.filter(pl.Series(present)).to_list()  # type: ignore[attr-defined]
+        digest.update("\0".join(users).encode() + b"\1")
+        digest.update((np.cumsum(present) - 1).astype("<u4")[code].tobytes())
+        digest.update(self.items_in(catalog).astype("<i4").tobytes())
         digest.update(self.frame["timestamp"].to_numpy().astype("<i8").tobytes())
         for values in (catalog.item_ids, catalog.titles, *catalog.attributes.values()):
-            digest.update("\0".join(values).encode())
-            digest.update(b"\1")
+            digest.update("\0".join(values).encode() + b"\1")
         return digest.hexdigest()
 
 

@@ -263,13 +263,7 @@ def _split(
             raise ConfigError(f"The split got {policy}={value!r}. Expected 'keep' or 'drop'.")
     ordered = interactions.sort(ties, seed)
     frame = ordered.frame
-    counts = frame.group_by("user_id", maintain_order=True).len()
-    events = Histories(
-        tuple(counts["user_id"].to_list()),
-        np.concatenate([[0], np.cumsum(counts["len"].to_numpy().astype(np.int64))]),
-        catalog.indices(frame["item_id"].to_list()),
-        frame["timestamp"].to_numpy().astype(np.int64),
-    )
+    events = ordered.histories(catalog)
     parts, facts = mark(events, seed)
     log, asked = ask(PartedLog(events, parts), len(catalog), repeats=repeats, cold_items=cold_items)
     same_user = log.owners[1:] == log.owners[:-1]

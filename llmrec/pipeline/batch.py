@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmrec import cache
 from llmrec.config import RunConfig
 from llmrec.config_file import load_config
 from llmrec.data.catalog import Catalog
-from llmrec.data.sources import read_histories
+from llmrec.data.load import read_histories
+from llmrec.data.sources import open_source
 from llmrec.errors import ConfigError
 from llmrec.pipeline.adapter import adapter_meta
 from llmrec.pipeline.artefacts import locked, remove_unfinished, write_json, write_text
@@ -23,6 +23,7 @@ from llmrec.pipeline.recommend_stage import run_identifiers
 from llmrec.pipeline.shards import Shard, shards_of
 from llmrec.pipeline.worker import COUNTS, Worker
 from llmrec.progress import bar, clock, say
+from llmrec.settings.data import SourceSettings
 
 __all__ = ["recommend_file"]
 
@@ -73,9 +74,10 @@ def recommend_file(
         adapter_meta(config.output / "adapter", finetune_key(config))
         split, catalog = prepare(config)
         parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
+        source = SourceSettings.model_validate(histories_path)
         histories, unknown = read_histories(
-            histories_path,
-            config.data.columns.model_dump(),
+            source,
+            config.data,
             catalog,
             ties=config.split.ties,
             seed=config.seed,
@@ -85,7 +87,7 @@ def recommend_file(
             "decoding": decoding_key(config.decoding),
             "k": k,
             "shard_users": shard_users,
-            "histories": cache.sha256(histories_path),
+            "histories": dict(open_source(source, "--histories").digests()),
         }
         shards = shards_of(output, key, histories, unknown, shard_users)
         pace, began = _Pace(), time.monotonic()

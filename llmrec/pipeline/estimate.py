@@ -35,7 +35,8 @@ _STEPS = 3  # the first is slower than the rest (memory is laid out), so it is n
 def estimate(config: RunConfig) -> None:
     """Measure a few steps, epochs and users of every system, and print what the whole run would take."""
     reset_peak_memory()
-    interactions, catalog, _ = load_data(config)
+    data = load_data(config)
+    interactions, catalog = data.interactions, data.catalog
     split = make_split(config, interactions, catalog)
     rows: list[tuple[str, str, float, str]] = []
     for name in config.systems:

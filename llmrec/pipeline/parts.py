@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec import cache
 from llmrec.config import RunConfig
 from llmrec.data.catalog import Catalog
 from llmrec.data.interactions import Interactions
@@ -19,6 +18,7 @@ from llmrec.errors import ConfigError
 from llmrec.progress import say_once
 
 if TYPE_CHECKING:
+    from llmrec.data.load import Loaded
     from llmrec.decoding.trie import CompiledTrie
     from llmrec.identifiers.base import ItemIdentifiers
     from llmrec.prompts.template import PromptTemplate
@@ -65,53 +65,34 @@ class LanguageParts:
         return None if self.new_tokens is None else self.new_tokens.stop
 
 
-def load_data(config: RunConfig) -> tuple[Interactions, Catalog, list[str]]:
-    """Return the log, the catalogue, and lines that say where they come from."""
-    data = config.data
-    if data.dataset is not None:
-        from llmrec.data.datasets import load_dataset
+def load_data(config: RunConfig, rejects: Path | None = None) -> Loaded:
+    """Return the clean log and catalogue; rows left out go to the file ``rejects``."""
+    from llmrec.data.load import load_data
 
-        lines: list[str] = []
-
-        def notify(line: str) -> None:
-            lines.append(line)
-            say_once(line)
-
-        interactions, catalog = load_dataset(data.dataset, notify=notify)
-        return interactions, catalog, lines[-1:]
-    from llmrec.data.sources import read_interactions
-
-    assert data.interactions is not None
-    interactions = read_interactions(data.interactions, data.columns.model_dump())
-    return (
-        interactions,
-        load_catalog(config),
-        [f"interactions from {data.interactions}, items from {data.items}"],
-    )
+    return load_data(config.data, rejects=rejects, notify=say_once)
 
 
 def load_catalog(config: RunConfig) -> Catalog:
-    """Return the catalogue; of the user's own files without reading the log."""
-    data = config.data
-    if data.dataset is not None:
-        return load_data(config)[1]
-    from llmrec.data.sources import read_catalog
+    """Return the catalogue, without reading the log of the user's own."""
+    from llmrec.data.load import load_catalog
 
-    assert data.items is not None
-    return read_catalog(data.items, data.columns.model_dump(), data.columns.attributes)
+    return load_catalog(config.data, notify=say_once)
 
 
 def data_digests(config: RunConfig) -> dict[str, str]:
     """Return SHA-256 digests of the user's files, so that a changed file is noticed."""
-    paths = [p for p in (config.data.interactions, config.data.items) if p is not None]
-    return {str(p): cache.sha256(p) for p in paths if p.is_file()}
+    from llmrec.data.load import open_items, open_log
+
+    if config.data.dataset is not None:
+        return {}
+    return {**open_log(config.data).digests(), **open_items(config.data).digests()}
 
 
 def make_split(config: RunConfig, interactions: Interactions, catalog: Catalog) -> Split:
     """Split the log as the config says."""
     data, settings = config.data, config.split
     policies: Policies = {
-        "dataset": data.dataset or Path(str(data.interactions)).stem,
+        "dataset": data.label,
         "ties": settings.ties,
         "seed": config.seed,
         "exclude_seen": settings.exclude_seen,

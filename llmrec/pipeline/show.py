@@ -27,7 +27,8 @@ def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
         There is no such user, or the split asks nothing about the user.
     """
     config = load_config(config_path, overrides)
-    interactions, catalog, _ = load_data(config)
+    data = load_data(config)
+    interactions, catalog = data.interactions, data.catalog
     split = make_split(config, interactions, catalog)
     users = split.test.histories.user_ids
     if user not in users:

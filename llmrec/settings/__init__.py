@@ -3,7 +3,7 @@
 The same dotted name is the YAML key, the ``--set`` override and the Python keyword.
 """
 
-from llmrec.settings.data import Data
+from llmrec.settings.data import Cleaning, Columns, Data, Privacy, SourceSettings
 from llmrec.settings.evaluation import EvaluationSettings, Tuned, Tuning
 from llmrec.settings.language import (
     Decoding,
@@ -18,6 +18,8 @@ from llmrec.settings.section import Section
 from llmrec.settings.split import SplitSettings
 
 __all__ = [
+    "Cleaning",
+    "Columns",
     "Data",
     "Decoding",
     "EvaluationSettings",
@@ -25,8 +27,10 @@ __all__ = [
     "Identifiers",
     "LanguageModel",
     "NewTokens",
+    "Privacy",
     "Prompt",
     "Section",
+    "SourceSettings",
     "SplitSettings",
     "Tuned",
     "Tuning",

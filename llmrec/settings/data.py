@@ -1,45 +1,264 @@
-"""Where the data comes from."""
+"""Where the data comes from, how it is read, and how it is cleaned."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llmrec.settings.section import Section
 
-__all__ = ["Data"]
+__all__ = ["Cleaning", "Columns", "Data", "Paging", "Privacy", "SourceSettings"]
 
 
 class Columns(Section):
-    """Names of the columns in the user's own files."""
+    """Names of the columns in the user's own tables."""
 
     user_id: str = "user_id"
     """Who; read as text."""
     item_id: str = "item_id"
-    """What; read as text. Must be in both files."""
+    """What; read as text. Must be in both tables."""
     timestamp: str = "timestamp"
-    """When: whole or decimal seconds since 1970 (UTC)."""
+    """When; see cleaning.timestamp_format."""
+    event: str | None = None
+    """What kind of event: view, click, buy ...; null where the log has one kind."""
+    rating: str | None = None
+    """How much it was liked, a number; null where nobody was asked."""
     title: str = "title"
-    """What the language model reads and writes; in the items file."""
+    """What the language model reads and writes; in the items table."""
     attributes: tuple[str, ...] = ()
-    """Further columns of the items file, for prompts ({year}) and for telling equal titles apart."""
+    """Further columns of the items table, for prompts ({year}) and for telling equal titles apart."""
+
+
+class Paging(Section):
+    """How an HTTP endpoint hands out events, page by page, as JSON."""
+
+    records: str = "data"
+    """Dotted path of the list of events in an answer; "" where the answer is the list."""
+    next: str = "next_cursor"
+    """Dotted path of the cursor of the next page, or of its URL; absent, null or empty on the last page."""
+    parameter: str = "cursor"
+    """Query parameter that takes the cursor."""
+    parameters: dict[str, str] = Field(default_factory=dict)
+    """Further query parameters, for example {limit: "1000"}."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """For example {Authorization: "Bearer ${SHOP_TOKEN}"}; variables of the environment are filled in when it is read."""
+    timeout: float = Field(default=30.0, gt=0)
+    """Seconds to wait for an answer before it is asked for again."""
+    retries: int = Field(default=5, ge=0)
+    """Attempts after a failed one, with growing pauses, before reading stops with an error."""
+
+
+class SourceSettings(Section):
+    """One table: files, a database's answer, or an endpoint's events. A path alone will do: ``interactions: log.csv``."""
+
+    location: tuple[str, ...]
+    """Paths, patterns (logs/2024-*.csv.gz) or a URL: postgresql+psycopg://reader:${SHOP_PASSWORD}@host/shop, sqlite:///shop.db,
+    https://host/events, hf://datasets/name. Several are read in the order of their names, whatever order they are given
+    in. Passwords are variables of the environment, because configs are kept."""
+    format: Literal[
+        "auto", "csv", "tsv", "jsonl", "parquet", "recbole", "datasets", "sql", "http", "store"
+    ] = "auto"
+    """auto: by the ending (.csv, .tsv, .jsonl, .parquet, .inter, .item, .user; .gz and .zst after it) or the URL. store: a
+    folder that 'llmrec data update' keeps."""
+    separator: str | None = Field(default=None, min_length=1, max_length=1)
+    """csv, tsv: what separates fields; null for the format's own."""
+    quote: str | None = Field(default='"', min_length=1, max_length=1)
+    """csv, tsv: what encloses fields that contain separators; null where nothing does."""
+    encoding: str = "utf-8"
+    """csv, tsv, jsonl: of the text, for example latin-1. A byte order mark is skipped."""
+    table: str | None = None
+    """sql: name of the table, schema.name where it has one."""
+    query: str | None = None
+    """sql: a SELECT, instead of a table; read as it stands."""
+    cursor: str | None = None
+    """Column that only grows (an event's number, or the time it was written), so that 'llmrec data update' reads new rows only;
+    null: the timestamp."""
+    split: str = "train"
+    """datasets: which split."""
+    subset: str | None = None
+    """datasets: which configuration."""
+    paging: Paging = Paging()
+
+    @property
+    def label(self) -> str:
+        """A short name for reports: the table's, or the first file's without its endings."""
+        if self.table is not None:
+            return self.table
+        place = self.location[0].partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
+        return place.partition(".")[0] or place
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        """Accept a path, or several, in the place of the mapping."""
+        if isinstance(value, (str, Path)):
+            return {"location": (str(value),)}
+        if isinstance(value, (list, tuple)):
+            return {"location": tuple(map(str, value))}
+        if isinstance(value, dict) and isinstance(value.get("location"), (str, Path)):
+            return {**value, "location": (str(value["location"]),)}
+        return value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> SourceSettings:
+        problems = []
+        if not self.location:
+            problems.append("location is empty; expected a path, a pattern or a URL")
+        problems += [
+            f"location has a password in it ({re.sub(r':[^:@/]*@', ':...@', place)}); expected a variable of the environment in "
+            "its place, such as ${SHOP_PASSWORD}, because the config is kept with the results"
+            for place in self.location
+            if re.search(r"://[^/@]*:(?!\$\{\w+\}@)[^/@]+@", place)
+        ]
+        if self.table is not None and self.query is not None:
+            problems.append("table and query are both set; expected one of them")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+class Cleaning(Section):
+    """What is done about rows that are wrong or not wanted. Everything is counted, and what is left out is kept in a file."""
+
+    max_rejected: float = Field(default=0.05, ge=0, le=1)
+    """Largest share of the log's rows, and of the items, that may be unusable (missing, unparsable, unknown) before reading
+    stops with an error: beyond it a wrong column or format is likelier than bad rows. Rows left out by choice do not
+    count."""
+    missing: tuple[str, ...] = ("", "NULL", "null", "NaN", "nan", "None", "N/A", "\\N")
+    """Texts that mean that an id or a timestamp is not there."""
+    timestamp_format: str = "auto"
+    """auto: numbers of seconds, milli-, micro- or nanoseconds since 1970 (which, the first rows decide), or ISO 8601 dates
+    with or without time. s, ms, us, ns, iso: that. Else a pattern such as %d/%m/%Y %H:%M."""
+    timezone: str = "UTC"
+    """IANA name: of ISO dates and patterns that do not say. Numbers are UTC by definition."""
+    earliest: str | None = None
+    """ISO date; events before it are left out. A log that writes 0 for 'unknown' needs it: they would all be in 1970."""
+    latest: str = "now"
+    """ISO date, or now; later events are left out as impossible."""
+    events: tuple[str, ...] | None = None
+    """Kinds of event that are kept; null for all. Needs columns.event."""
+    min_rating: float | None = None
+    """Events with a lower rating, or none, are left out. Needs columns.rating."""
+    unknown_items: Literal["drop", "error"] = "drop"
+    """Events with an item that the catalogue does not have."""
+    duplicates: Literal["keep", "drop"] = "drop"
+    """Rows in which user, item, time and kind of event are those of a row before: loggers that send twice."""
+    repeats: Literal["keep", "consecutive", "all"] = "keep"
+    """Events of a user with an item seen before. consecutive: left out where the event just before it was the same item.
+    all: only the first of each item is kept. The order of ties is the source's."""
+    max_per_hour: int | None = Field(default=None, ge=1)
+    """Users with more events than this within any 3,600 seconds are left out: bots, or logs written at once."""
+    max_per_user: int | None = Field(default=None, ge=1)
+    """Users with more events than this are left out."""
+    max_repetition: float | None = Field(default=None, gt=0, le=1)
+    """Users of 20 events or more of which a larger share is of one item are left out: scripts and broken clients."""
+    min_user_events: int = Field(default=1, ge=1)
+    """Users with fewer events are left out ..."""
+    min_item_events: int = Field(default=1, ge=1)
+    """... and items with fewer, repeatedly, until neither is left (k-core)."""
+    unescape: bool = True
+    """Turn HTML entities of titles and attributes (&amp;) into characters."""
+    strip_markup: bool = True
+    """Remove HTML tags and control characters from titles and attributes, and make runs of blanks one space."""
+    max_title: int | None = Field(default=None, ge=8)
+    """Longer titles are cut at a word to this many characters, with an ellipsis. Tokens cost; null keeps them whole."""
+    empty_titles: Literal["drop", "error", "id"] = "drop"
+    """Items without a title, and items whose row lacks an id: left out, with their events; or an error; or id: called by
+    their id."""
+    duplicate_titles: Literal["keep", "merge"] = "keep"
+    """Items of equal titles. keep: items of their own, which identifiers tell apart. merge: one item, the first, which gets
+    all events."""
+    duplicate_items: Literal["drop", "error"] = "drop"
+    """Further rows of an id that the items table has had already."""
+    unused_items: Literal["keep", "drop"] = "keep"
+    """Items without an event in the cleaned log: candidates like any other, or left out, as is usual after a k-core."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        from zoneinfo import ZoneInfo
+
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(
+                f"there is no time zone {value!r}; expected an IANA name such as Europe/Berlin"
+            ) from None
+        return value
+
+    @field_validator("earliest", "latest")
+    @classmethod
+    def _is_date(cls, value: str | None) -> str | None:
+        from datetime import datetime
+
+        if value in (None, "now"):
+            return value
+        try:
+            datetime.fromisoformat(str(value))
+        except ValueError:
+            raise ValueError(f"{value!r} is no date; expected one such as 2024-01-31") from None
+        return value
+
+    @field_validator("timestamp_format")
+    @classmethod
+    def _is_format(cls, value: str) -> str:
+        if value not in ("auto", "s", "ms", "us", "ns", "iso") and "%" not in value:
+            raise ValueError(
+                f"{value!r} is no format; expected auto, s, ms, us, ns, iso or a pattern such as %d/%m/%Y"
+            )
+        return value
+
+
+class Privacy(Section):
+    """What of the users' and other people's identity goes no further than this."""
+
+    hash_users: bool = False
+    """Replace user ids by keyed hashes (BLAKE2b, 128 bits) while they are read: nothing that is written has the ids."""
+    salt: str = "${LLMREC_SALT}"
+    """The key, a variable of the environment: whoever has it and an id can find the user. Another one gives other ids."""
+    redact: tuple[Literal["email", "phone"], ...] = ()
+    """What is replaced by [email] and [phone] in titles and attributes."""
+    drop_attributes: tuple[str, ...] = ()
+    """Attributes, such as names of sellers, that are not read although columns.attributes has them."""
 
 
 class Data(Section):
-    """Where the interactions and the catalogue come from: a data set by name, or two files."""
+    """Where the interactions and the catalogue come from: a data set by name, or two tables."""
 
     dataset: str | None = None
-    """Name of a built-in data set, for example ml-100k."""
-    interactions: Path | None = None
-    """Log with one row per event: .csv, .tsv or .parquet."""
-    items: Path | None = None
-    """Catalogue with one row per item: .csv, .tsv or .parquet."""
+    """Name of a data set, for example ml-100k; 'llmrec data sets' lists them."""
+    interactions: SourceSettings | None = None
+    """Log with one row per event."""
+    items: SourceSettings | None = None
+    """Catalogue with one row per item."""
     columns: Columns = Columns()
+    cleaning: Cleaning = Cleaning()
+    privacy: Privacy = Privacy()
+    store: Path | None = None
+    """Folder in which 'llmrec data update' keeps a copy of the log, to which it adds new events; runs then read that."""
+
+    @property
+    def label(self) -> str:
+        """A short name for reports."""
+        if self.dataset is not None or self.interactions is None:
+            return self.dataset or ""
+        return self.interactions.label
 
     @model_validator(mode="after")
-    def _one_source(self) -> Data:
-        named, files = self.dataset is not None, self.interactions is not None and self.items is not None
-        if named == files or (named and (self.interactions or self.items)):
-            raise ValueError("expected either 'dataset' (a name) or both 'interactions' and 'items' (files)")
+    def _makes_sense(self) -> Data:
+        problems = []
+        named, tables = self.dataset is not None, self.interactions is not None and self.items is not None
+        if named == tables or (named and (self.interactions or self.items)):
+            problems.append("expected either 'dataset' (a name) or both 'interactions' and 'items' (tables)")
+        if named and self.store is not None:
+            problems.append("store is set and dataset too; expected it with tables of your own")
+        if self.cleaning.events is not None and self.columns.event is None:
+            problems.append("cleaning.events is set; expected columns.event, the column that says the kind")
+        if self.cleaning.min_rating is not None and self.columns.rating is None and not named:
+            problems.append("cleaning.min_rating is set; expected columns.rating, the column that has it")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self

@@ -1,0 +1,1 @@
+"""Cleaning a log and a catalogue, every step counted."""

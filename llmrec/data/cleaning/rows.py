@@ -1,0 +1,256 @@
+"""A log read batch by batch into small numbers: 22 to 34 bytes an event, whatever ids and files it has.
+
+Shapes: E events, U users, I items of the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from llmrec.data.cleaning.ledger import Ledger, Step
+from llmrec.data.cleaning.timestamps import TimestampParser
+from llmrec.data.sources.base import Batch, expand_variables
+from llmrec.errors import DataError
+from llmrec.settings import Cleaning, Columns, Privacy
+
+__all__ = ["EncodedLog", "as_ids", "encode_log"]
+
+_FILES = 65_535
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedLog:
+    """Events with ids as places in sorted lists."""
+
+    frame: (
+        pl.DataFrame
+    )  # [E] user, item: UInt32; timestamp: Int64; origin: UInt16; row: UInt32; maybe event, rating
+    users: pl.Series  # [U] ids in the order of their text
+    items: pl.Series  # [I] the same
+    origins: pl.Series  # what 'origin' counts
+
+    def texts(self, chosen: NDArray[np.bool_] | pl.Series) -> pl.DataFrame:
+        """Return some events with their ids as text, as the file of rejects has them."""
+        rows = self.frame.filter(chosen)
+        return pl.DataFrame(
+            {
+                "origin": self.origins.gather(rows["origin"]),
+                "row": rows["row"],
+                "user_id": self.users.gather(rows["user"]),
+                "item_id": self.items.gather(rows["item"]),
+            }
+        )
+
+    def replace(self, frame: pl.DataFrame) -> EncodedLog:
+        """Return the log with other events."""
+        return EncodedLog(frame, self.users, self.items, self.origins)
+
+
+def encode_log(
+    batches: Iterable[Batch], columns: Columns, cleaning: Cleaning, privacy: Privacy, ledger: Ledger
+) -> EncodedLog:
+    """Read all batches; rows without usable ids or time, or of a kind, rating or time not wanted, are left out.
+
+    Raises
+    ------
+    DataError
+        The log has no rows at all, or none is left.
+    """
+    encoder = _Encoder(columns, cleaning, privacy, ledger)
+    for batch in batches:
+        encoder.add(batch)
+    return encoder.finish()
+
+
+def as_ids(column: pl.Series, missing: Iterable[str]) -> pl.Series:
+    """Return ids as text; null where one is missing. The column is one of text or numbers."""
+    if column.dtype.is_float():
+        # pandas makes floats of whole numbers when one is missing: 17.0 is item 17.
+        whole = column.cast(pl.Int64, strict=False)
+        is_whole = (column.floor() == column) | column.is_null() | column.is_nan()
+        column = whole if is_whole.all() else column.set(column.is_nan(), None)
+    text = column.cast(pl.String, strict=False)
+    return text.set(text.str.strip_chars().is_in(list(missing)).fill_null(False), None)
+
+
+class _Encoder:
+    def __init__(self, columns: Columns, cleaning: Cleaning, privacy: Privacy, ledger: Ledger) -> None:
+        self.columns = columns
+        self.cleaning = cleaning
+        self.ledger = ledger
+        self.salt = (
+            expand_variables(privacy.salt, "data.privacy.salt").encode() if privacy.hash_users else None
+        )
+        self.times = TimestampParser(cleaning.timestamp_format, cleaning.timezone)
+        self.earliest = None if cleaning.earliest is None else _seconds(cleaning.earliest)
+        now = cleaning.latest == "now"
+        self.latest = int(datetime.now(UTC).timestamp()) if now else _seconds(cleaning.latest)
+        self.users, self.items, self.kinds = _Pool(), _Pool(), _Pool()
+        self.parts: list[pl.DataFrame] = []
+        self.origins: dict[str, int] = {}
+        self.removed: Counter[str] = Counter()
+        self.read = 0
+
+    def add(self, batch: Batch) -> None:
+        """Encode a batch."""
+        frame, names, cleaning = batch.frame, self.columns, self.cleaning
+        self.read += len(frame) + len(batch.broken)
+        origin = self._origin(batch)
+        users, items = (as_ids(frame[name], cleaning.missing) for name in (names.user_id, names.item_id))
+        if self.salt is not None:
+            users = _hashed(users, self.salt)
+        texts = pl.DataFrame(
+            {"row": batch.rows, "user_id": users, "item_id": items, "time": frame[names.timestamp]}
+        ).with_columns(origin=pl.lit(batch.origin))
+        times = self.times.parse(frame[names.timestamp])
+        keep = pl.repeat(True, len(frame), dtype=pl.Boolean, eager=True)
+
+        def leave_out(step: str, wrong: pl.Series, value: pl.Series | None = None) -> None:
+            nonlocal keep
+            wrong = wrong.fill_null(False) & keep
+            if wrong.any():
+                self.removed[step] += int(wrong.sum())
+                what = texts.with_columns(value=frame[names.timestamp] if value is None else value)
+                self.ledger.reject("interactions", step, what.filter(wrong))
+                keep &= ~wrong
+
+        leave_out("missing user ids", users.is_null())
+        leave_out("missing item ids", items.is_null())
+        leave_out("unreadable times", times.is_null())
+        if self.earliest is not None:
+            leave_out("too early", times < self.earliest)
+        leave_out("in the future", times > self.latest)
+        encoded = {
+            "user": self.users.codes(users),
+            "item": self.items.codes(items),
+            "timestamp": times,
+            "origin": pl.repeat(origin, len(frame), dtype=pl.UInt16, eager=True),
+            "row": pl.Series(batch.rows).cast(pl.UInt32),
+        }
+        if names.event is not None:
+            kind = as_ids(frame[names.event], cleaning.missing)
+            if cleaning.events is not None:
+                leave_out("other kinds of event", ~kind.is_in(list(cleaning.events)).fill_null(False), kind)
+            encoded["event"] = self.kinds.codes(kind)
+        if names.rating is not None:
+            rating = frame[names.rating].cast(pl.Float64, strict=False)
+            rating = rating.set(~rating.is_finite(), None)
+            if cleaning.min_rating is not None:
+                low = (rating < cleaning.min_rating).fill_null(True)
+                leave_out("low or missing ratings", low, frame[names.rating])
+            encoded["rating"] = rating
+        part = pl.DataFrame(encoded)
+        self.parts.append(part if keep.all() else part.filter(keep))
+
+    def _origin(self, batch: Batch) -> int:
+        if batch.broken:
+            self.removed["broken rows"] += len(batch.broken)
+            rows = [
+                {"origin": batch.origin, "row": b.row, "value": f"{b.reason}: {b.text}"} for b in batch.broken
+            ]
+            self.ledger.reject("interactions", "broken rows", pl.DataFrame(rows))
+        number = self.origins.setdefault(batch.origin, len(self.origins))
+        if number > _FILES:
+            raise DataError(f"The log is in more than {_FILES:,} files or pages. Expected fewer: join them.")
+        return number
+
+    def finish(self) -> EncodedLog:
+        """Note what was done, and return the log."""
+        if not self.read:
+            raise DataError("The log is empty. Expected at least one row per event.")
+        cleaning, left = self.cleaning, self.read
+        form = f"read as {_FORMS.get(self.times.form, self.times.form)}"
+        steps: list[tuple[str, str, bool, str]] = [
+            ("broken rows", "", True, ""),
+            ("missing user ids", "cleaning.missing", True, ""),
+            ("missing item ids", "cleaning.missing", True, ""),
+            ("unreadable times", f"cleaning.timestamp_format: {cleaning.timestamp_format}", True, form),
+            ("in the future", f"cleaning.latest: {cleaning.latest}", True, ""),
+        ]
+        if cleaning.earliest is not None:
+            steps.insert(4, ("too early", f"cleaning.earliest: {cleaning.earliest}", False, ""))
+        if cleaning.events is not None:
+            steps.append(("other kinds of event", f"cleaning.events: {list(cleaning.events)}", False, ""))
+        if cleaning.min_rating is not None and self.columns.rating is not None:
+            steps.append(
+                ("low or missing ratings", f"cleaning.min_rating: {cleaning.min_rating:g}", False, "")
+            )
+        for step, setting, faulty, note in steps:
+            left -= self.removed[step]
+            self.ledger.add(
+                Step(step, setting, "interactions", self.removed[step], left=left, faulty=faulty, note=note)
+            )
+        if not left:
+            most, count = self.removed.most_common(1)[0]
+            raise DataError(
+                f"No event is left of {self.read:,} rows; {count:,} were left out for {most}. Expected some: check the names "
+                "of the columns (data.columns) and the steps of data.cleaning."
+            )
+        frame = pl.concat(self.parts)
+        self.parts.clear()
+        users, user_rank = self.users.sorted()
+        items, item_rank = self.items.sorted()
+        frame = frame.with_columns(
+            user_rank.gather(frame["user"]).alias("user"), item_rank.gather(frame["item"]).alias("item")
+        )
+        if "event" in frame.columns:
+            kinds, kind_rank = self.kinds.sorted()
+            event = kind_rank.gather(frame["event"]).cat.to(pl.Enum(kinds))
+            frame = frame.with_columns(event.alias("event"))
+        return EncodedLog(frame, users, items, pl.Series(list(self.origins), dtype=pl.String))
+
+
+_FORMS = {
+    "auto": "nothing, because there is none",
+    "s": "seconds since 1970",
+    "ms": "milliseconds since 1970",
+    "us": "microseconds since 1970",
+    "ns": "nanoseconds since 1970",
+    "iso": "ISO 8601 dates",
+}
+
+
+class _Pool:
+    """Texts that have been seen, each with a number. One of its own: numbers of a shared one depend on what else was read."""
+
+    def __init__(self) -> None:
+        self.kind = pl.Categorical(pl.Categories.random())
+        self.alive = pl.Series(
+            [], dtype=self.kind
+        )  # polars forgets the texts with the last column that has them
+
+    def codes(self, texts: pl.Series) -> pl.Series:
+        """Return the numbers of texts; null where there is none."""
+        return texts.cast(self.kind).to_physical()
+
+    def sorted(self) -> tuple[pl.Series, pl.Series]:
+        """Return all texts in order, and for each number its place among them.
+
+        Numbers depend on which batch, and which thread, met a text first; places do not.
+        """
+        texts = self.kind.categories.to_series()
+        order = texts.arg_sort()
+        rank = np.empty(len(texts), dtype=np.uint32)
+        rank[order.to_numpy()] = np.arange(len(texts), dtype=np.uint32)
+        return texts.gather(order), pl.Series(rank)
+
+
+def _hashed(ids: pl.Series, salt: bytes) -> pl.Series:
+    """Replace ids by their keyed BLAKE2b hashes (RFC 7693), 128 bits in hexadecimal digits."""
+    key = hashlib.blake2b(salt, digest_size=32).digest()  # keys have at most 64 bytes, salts any number
+    names = ids.drop_nulls().unique()
+    hashes = [hashlib.blake2b(n.encode(), key=key, digest_size=16).hexdigest() for n in names.to_list()]
+    return ids.replace_strict(names, pl.Series(hashes, dtype=pl.String), return_dtype=pl.String, default=None)
+
+
+def _seconds(date: str) -> int:
+    when = datetime.fromisoformat(date)
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())

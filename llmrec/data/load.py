@@ -1,0 +1,215 @@
+"""A log and a catalogue from their sources, read and cleaned, with the ledger of what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from llmrec.data.catalog import Catalog
+from llmrec.data.cleaning.ledger import Ledger, Step
+from llmrec.data.cleaning.log import clean_log
+from llmrec.data.cleaning.rows import EncodedLog, encode_log
+from llmrec.data.cleaning.titles import clean_catalog
+from llmrec.data.histories import Histories
+from llmrec.data.interactions import Interactions
+from llmrec.data.sources import Source, open_source
+from llmrec.data.sources.opening import pick_columns
+from llmrec.data.sources.tables import TableSource
+from llmrec.errors import DataError
+from llmrec.settings.data import Columns, Data, SourceSettings
+
+__all__ = ["Loaded", "load_catalog", "load_data", "open_items", "open_log", "read_histories", "read_log"]
+
+# The names that the tables of named data sets have.
+_OURS = Columns(rating="rating")
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """Clean data, and how it came to be."""
+
+    interactions: Interactions
+    catalog: Catalog
+    ledger: Ledger
+    provenance: tuple[str, ...]  # lines for people
+
+
+def load_data(data: Data, *, rejects: Path | None = None, notify: Callable[[str], None] = print) -> Loaded:
+    """Read and clean the log and the catalogue.
+
+    Parameters
+    ----------
+    rejects
+        File for the rows that are left out; see :class:`~llmrec.data.cleaning.ledger.Ledger`.
+    notify
+        Takes the line that says where a named data set came from.
+
+    Raises
+    ------
+    DataError
+        A source cannot be read to its end, too many rows are unusable, or nothing is left.
+    """
+    lines: list[str] = []
+
+    def note(line: str) -> None:
+        lines.append(line)
+        notify(line)
+
+    log, items, columns = _sources(data, note)
+    ledger = Ledger(rejects)
+    with ledger.open():
+        catalog, item_of = _read_items(items, columns, data, ledger)
+        encoded = read_log(log, columns, data, ledger)
+        encoded = clean_log(encoded, item_of, data.cleaning, ledger)
+        _check_faults("interactions", log, data, ledger)
+        catalog, encoded = _used_items(catalog, encoded, data, ledger)
+    provenance = lines[-1:] or [f"interactions from {log.name}, items from {items.name}"]
+    return Loaded(_interactions(encoded), catalog, ledger, tuple(provenance))
+
+
+def load_catalog(data: Data, notify: Callable[[str], None] = print) -> Catalog:
+    """Read and clean the catalogue alone; without the log, items that have no event are in it whatever the settings."""
+    _, items, columns = _sources(data, notify)
+    return _read_items(items, columns, data, Ledger())[0]
+
+
+def read_histories(
+    source: SourceSettings, data: Data, catalog: Catalog, *, ties: str, seed: int
+) -> tuple[Histories, dict[str, str]]:
+    """Read the histories of a log for recommending, users in the order of their ids.
+
+    Rows are read and left out as those of ``data.interactions`` are; steps that choose users or items are not done.
+
+    Returns
+    -------
+    histories
+        Of all users; events with items that the catalogue lacks are left out.
+    unknown
+        For each user of such an event the first such item.
+    """
+    ledger = Ledger()
+    log = open_source(source, "--histories")
+    encoded = read_log(log, data.columns, data, ledger)
+    _check_faults("interactions", log, data, ledger)
+    frame = _interactions(encoded).sort(ties, seed).frame
+    known = frame["item_id"].cast(pl.String).is_in(catalog.item_ids)
+    lost = frame.filter(~known).unique("user_id", keep="first", maintain_order=True)
+    unknown = dict(zip(lost["user_id"].to_list(), lost["item_id"].to_list(), strict=True))
+    lengths = (
+        frame.with_columns(known=known).group_by("user_id", maintain_order=True).agg(pl.col("known").sum())
+    )
+    kept = Interactions(frame.filter(known))
+    return Histories(
+        tuple(lengths["user_id"].to_list()),
+        np.concatenate([[0], np.cumsum(lengths["known"].to_numpy())]).astype(np.int64),
+        kept.items_in(catalog),
+        kept.frame["timestamp"].to_numpy(),
+    ), unknown
+
+
+def open_log(data: Data) -> Source:
+    """Return the source of the log."""
+    assert data.interactions is not None
+    return open_source(data.interactions, "data.interactions")
+
+
+def open_items(data: Data) -> Source:
+    """Return the source of the catalogue."""
+    assert data.items is not None
+    return open_source(data.items, "data.items")
+
+
+def read_log(log: Source, columns: Columns, data: Data, ledger: Ledger) -> EncodedLog:
+    """Read a log as the settings say, up to the steps that need all of it."""
+    names = ["user_id", "item_id", "timestamp"]
+    names += [name for name in ("event", "rating") if getattr(columns, name) is not None]
+    picked = pick_columns(log, [(f"data.columns.{name}", getattr(columns, name)) for name in names])
+    return encode_log(log.batches(picked), columns, data.cleaning, data.privacy, ledger)
+
+
+def _sources(data: Data, notify: Callable[[str], None]) -> tuple[Source, Source, Columns]:
+    if data.dataset is None:
+        return open_log(data), open_items(data), data.columns
+    from llmrec.data.datasets import load_dataset
+
+    interactions, catalog = load_dataset(data.dataset, notify=notify)
+    items = pl.DataFrame({"item_id": catalog.item_ids, "title": catalog.titles, **catalog.attributes})
+    columns = _OURS.model_copy(update={"attributes": tuple(catalog.attributes)})
+    return TableSource(interactions.frame, data.dataset), TableSource(items, data.dataset), columns
+
+
+def _read_items(items: Source, columns: Columns, data: Data, ledger: Ledger) -> tuple[Catalog, pl.DataFrame]:
+    wanted = [(f"data.columns.{name}", getattr(columns, name)) for name in ("item_id", "title")]
+    wanted += [
+        ("data.columns.attributes", a) for a in columns.attributes if a not in data.privacy.drop_attributes
+    ]
+    picked = pick_columns(items, wanted)
+    read = clean_catalog(items.batches(picked), columns, data.cleaning, data.privacy, ledger)
+    _check_faults("items", items, data, ledger)
+    return read
+
+
+def _check_faults(
+    table: Literal["interactions", "items"], source: Source, data: Data, ledger: Ledger
+) -> None:
+    """Stop where so much is unusable that something else is likely to be wrong."""
+    steps = [s for s in ledger.steps if s.table == table]
+    faulty = [s for s in steps if s.faulty and s.removed]
+    count = sum(s.removed for s in faulty)
+    total = steps[0].left + steps[0].removed
+    if count > data.cleaning.max_rejected * total:
+        reasons = ", ".join(f"{s.removed:,} {s.step}" for s in sorted(faulty, key=lambda s: -s.removed))
+        where = f" (they are in {ledger.rejects})" if ledger.rejects is not None else ""
+        raise DataError(
+            f"{count:,} of {total:,} rows of {source.name} cannot be used: {reasons}{where}. Expected at most "
+            f"{data.cleaning.max_rejected:.0%}: check the names in data.columns and the formats, which 'llmrec data check' "
+            "shows; or, if so much is really to be left out, raise data.cleaning.max_rejected."
+        )
+
+
+def _used_items(catalog: Catalog, log: EncodedLog, data: Data, ledger: Ledger) -> tuple[Catalog, EncodedLog]:
+    used = np.bincount(log.frame["item"].to_numpy(), minlength=len(catalog)) > 0
+    unused = int((~used).sum())
+    setting = f"cleaning.unused_items: {data.cleaning.unused_items}"
+    if data.cleaning.unused_items == "keep":
+        note = f"{unused:,} have no event and stay candidates" if unused else ""
+        ledger.add(Step("items without an event", setting, "items", left=len(catalog), note=note))
+        return catalog, log
+    places = np.flatnonzero(used)
+    gone = [catalog.item_ids[i] for i in np.flatnonzero(~used)]
+    ledger.reject(
+        "items", "items without an event", pl.DataFrame({"item_id": gone}, schema={"item_id": pl.String})
+    )
+    ledger.add(Step("items without an event", setting, "items", unused, left=len(places)))
+    rank = np.cumsum(used, dtype=np.uint32) - 1
+    smaller = Catalog(
+        tuple(catalog.item_ids[i] for i in places),
+        tuple(catalog.titles[i] for i in places),
+        {name: tuple(values[i] for i in places) for name, values in catalog.attributes.items()},
+    )
+    frame = log.frame.with_columns(pl.Series("item", rank[log.frame["item"].to_numpy()]))
+    return smaller, EncodedLog(frame, log.users, pl.Series(smaller.item_ids), log.origins)
+
+
+def _interactions(log: EncodedLog) -> Interactions:
+    """Return the log with its users numbered without gaps."""
+    frame = log.frame
+    present = np.bincount(frame["user"].to_numpy(), minlength=len(log.users)) > 0
+    rank = np.cumsum(present, dtype=np.uint32) - 1
+    users = pl.Series(rank[frame["user"].to_numpy()])
+    more: Sequence[str] = [c for c in ("rating", "event") if c in frame.columns]
+    return Interactions(
+        pl.DataFrame(
+            {
+                "user_id": users.cat.to(pl.Enum(log.users.filter(pl.Series(present)))),
+                "item_id": frame["item"].cat.to(pl.Enum(log.items)),
+                "timestamp": frame["timestamp"],
+                **{name: frame[name] for name in more},
+            }
+        )
+    )
