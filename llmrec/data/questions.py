@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from llmrec.data.parts import CONTEXT, TEST, TRAIN, VALID, PartedLog
 from llmrec.errors import DataError
 
-__all__ = ["ask", "first_seen"]
+__all__ = ["ask"]
 
 
 def ask(log: PartedLog, n_items: int, *, repeats: str, cold_items: str) -> tuple[PartedLog, dict[str, Any]]:
@@ -43,7 +43,6 @@ def ask(log: PartedLog, n_items: int, *, repeats: str, cold_items: str) -> tuple
             "that the timestamps differ."
         )
     counts = np.bincount(events.items[trained], minlength=n_items)  # [N]
-    first = first_seen(log, n_items)
     known = np.bincount(owners[trained], minlength=len(events)) > 0  # [U]
     facts: dict[str, Any] = {
         "log_users": len(events),
@@ -53,7 +52,7 @@ def ask(log: PartedLog, n_items: int, *, repeats: str, cold_items: str) -> tuple
     for part, prefix, word in ((VALID, "valid_", "validation"), (TEST, "", "test")):
         target = np.flatnonzero(parts == part)  # [Q]
         bare = target == events.indptr[owners[target]]
-        repeated, cold = first[target] < target, counts[events.items[target]] == 0
+        repeated, cold = _seen_before(log, target), counts[events.items[target]] == 0
         drop_repeated = repeated & (repeats == "drop")
         drop_cold = cold & ~bare & ~drop_repeated & (cold_items == "drop")
         asked = ~(bare | drop_repeated | drop_cold)
@@ -85,9 +84,12 @@ def ask(log: PartedLog, n_items: int, *, repeats: str, cold_items: str) -> tuple
     return PartedLog(events, parts), facts
 
 
-def first_seen(log: PartedLog, n_items: int) -> NDArray[np.int64]:
-    """Return for each event the place of the user's first event with that item [E]."""
-    pair = log.owners * n_items + log.events.items
-    _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
-    places: NDArray[np.int64] = first[inverse]
-    return places
+def _seen_before(log: PartedLog, target: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether the user has an earlier event with the item of each target [Q], at most one per user."""
+    events, owners = log.events, log.owners
+    item, place = np.full(len(events), -1, dtype=np.int32), np.zeros(len(events), dtype=np.int64)  # [U]
+    item[owners[target]], place[owners[target]] = events.items[target], target
+    earlier = np.flatnonzero(events.items == np.repeat(item, events.lengths))
+    earlier = earlier[earlier < place[owners[earlier]]]
+    seen: NDArray[np.bool_] = np.bincount(owners[earlier], minlength=len(events))[owners[target]] > 0
+    return seen

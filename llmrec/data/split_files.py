@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories
@@ -28,10 +29,10 @@ def write_split(folder: Path, split: Split, catalog: Catalog) -> None:
         raise ValueError("the split was put together by hand and has no log to write")
     events = split.log.events
     table = {
-        "user_id": pl.Series(events.user_ids, dtype=pl.String).gather(split.log.owners),
-        "item_id": pl.Series(catalog.item_ids, dtype=pl.String).gather(events.items),
+        "user_id": pl.Series(split.log.owners.astype(np.uint32)).cat.to(pl.Enum(events.user_ids)),
+        "item_id": pl.Series(events.items.astype(np.uint32)).cat.to(pl.Enum(catalog.item_ids)),
         "timestamp": events.timestamps,
-        "part": pl.Series(PARTS).gather(split.log.parts),
+        "part": pl.Series(split.log.parts).cast(pl.UInt32).cat.to(pl.Enum(PARTS)),
     }
     pl.DataFrame(table).write_parquet(folder / "events.parquet")
     items_frame = pl.DataFrame({"item_id": catalog.item_ids, "title": catalog.titles, **catalog.attributes})
@@ -53,20 +54,28 @@ def read_split(folder: Path) -> tuple[Split, Catalog]:
         texts = {name: tuple(table[name].to_list()) for name in table.columns}
         catalog = Catalog(texts.pop("item_id"), texts.pop("title"), texts)
         rows = pl.read_parquet(folder / "events.parquet")
-        runs = rows["user_id"].rle().struct.unnest()  # "len" and "value" of each run of equal users
+        # "len" and "value" of each run of equal users
+        runs = rows["user_id"].rle().struct.unnest().with_columns(pl.col("value").cast(pl.String))
         if runs["value"].n_unique() != len(runs):
             raise DataError("the events of a user do not follow each other")
         events = Histories(
             tuple(runs["value"].to_list()),
             np.concatenate([[0], np.cumsum(runs["len"].to_numpy().astype(np.int64))]),
-            catalog.indices(rows["item_id"].to_list()),
+            _indices(rows["item_id"], catalog),
             rows["timestamp"].to_numpy().astype(np.int64),
         )
-        places = {name: place for place, name in enumerate(PARTS)}
-        parts = rows["part"].replace_strict(places, return_dtype=pl.UInt8).to_numpy()
+        parts = rows["part"].cast(pl.String).cast(pl.Enum(PARTS)).to_physical().cast(pl.UInt8).to_numpy()
         return split_by_parts(PartedLog(events, parts), protocol), catalog
     except (OSError, ValueError, TypeError, KeyError, DataError, pl.exceptions.PolarsError) as error:
         raise ArtefactError(
             f"The split in {str(folder)!r} cannot be read: {error}. Expected protocol.json, events.parquet and "
             "items.parquet as the prepare stage writes them: remove the folder and run again."
         ) from None
+
+
+def _indices(column: pl.Series, catalog: Catalog) -> NDArray[np.int32]:
+    """Return the catalogue index of each id [E]."""
+    places = column.cast(pl.String).cast(pl.Enum(catalog.item_ids), strict=False).to_physical()
+    if places.null_count():
+        catalog.index(str(column[places.is_null().arg_max()]))  # raises, with the id
+    return places.cast(pl.Int32).to_numpy()
