@@ -11,6 +11,7 @@ cut to its 5-core, split by leave-one-out and written, by the code of `llmrec pr
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -44,7 +45,9 @@ def generate(folder: Path, events: int) -> None:
     with pq.ParquetWriter(folder / "log.parquet", schema, compression="zstd") as writer:
         for start in range(0, events, CHUNK):
             n = min(CHUNK, events - start)
-            when = np.sort(rng.integers(start * SECONDS // events, (start + n) * SECONDS // events, n)) + START
+            when = (
+                np.sort(rng.integers(start * SECONDS // events, (start + n) * SECONDS // events, n)) + START
+            )
             user = activity.searchsorted(rng.random(n))
             item = cumulative.searchsorted(rng.random(n))
             again = rng.random(n) < 0.01
@@ -85,7 +88,7 @@ def measure(folder: Path) -> None:
     target.mkdir()
     write_split(target, split, loaded.catalog)
     marks.append(("write", time.perf_counter()))
-    seconds = {name: round(b - a, 2) for (_, a), (name, b) in zip(marks, marks[1:], strict=False)}
+    seconds = {name: round(b - a, 2) for (_, a), (name, b) in itertools.pairwise(marks)}
     print(
         json.dumps(
             {
@@ -104,7 +107,9 @@ def measure(folder: Path) -> None:
 
 def main() -> None:
     """Measure all sizes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--millions", type=float, nargs="+", default=[1, 5, 25])
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -84,6 +84,10 @@ class RunConfig(Section):
             if re.search(r"\.seed\d+$", name)
         ]
         problems += self._decoding_problems()
+        if self.split.target_event is not None and self.data.columns.event is None:
+            problems.append(
+                "split.target_event is set; expected data.columns.event, the column that says what kind an event is"
+            )
         aligned = "finetune.new_tokens.start: collaborative" in self.collaborative_reasons
         if aligned and self.finetune.loss == "vocab":
             problems.append(

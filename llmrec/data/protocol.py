@@ -36,6 +36,7 @@ class Protocol:
 
     repeats: str = "keep"  # questions whose target the user had seen before: "keep" or "drop" (not asked)
     cold_items: str = "keep"  # questions whose target has no training event: "keep" or "drop" (not asked)
+    target_event: str | None = None  # kind of event that is asked for; None: any
     valid_quantile: float | None = None  # temporal: share of all events before the validation, at most
     test_quantile: float | None = None  # temporal: share of all events before the test, at most
     valid_from: int | None = None  # temporal: the validation begins; training ends before

@@ -22,6 +22,7 @@ from llmrec.data.interactions import Interactions, time_resolution
 from llmrec.data.parts import CONTEXT, TEST, TRAIN, VALID, PartedLog
 from llmrec.data.protocol import Protocol
 from llmrec.data.questions import ask
+from llmrec.data.targets import can_be_targets, last_of_each_user, last_two
 from llmrec.errors import ConfigError, DataError
 
 __all__ = ["Policies", "Split", "hold_out_users", "leave_one_out", "split_by_parts", "temporal"]
@@ -66,6 +67,9 @@ class Policies(TypedDict, total=False):
     cold_items
         What to do with questions whose target has no training event. "keep" (the default): ask them; systems that know
         items by their interactions only have to guess. "drop": leave them out. The candidates are all items in any case.
+    target_event
+        Kind of event that can be a target (column event of the log); any if left out. Events of other kinds are learned
+        from and shown like all others.
     """
 
     dataset: Required[str]
@@ -74,11 +78,13 @@ class Policies(TypedDict, total=False):
     exclude_seen: bool
     repeats: str
     cold_items: str
+    target_event: str | None
 
 
 Parts = NDArray[np.uint8]  # [E] places in PARTS
-Mark = Callable[[Histories, int], tuple[Parts, dict[str, Any]]]
-"""Gives the events their parts, with a seed; and the fields of the protocol that only this split has."""
+Mark = Callable[[Histories, NDArray[np.bool_], int], tuple[Parts, dict[str, Any]]]
+"""Gives the events their parts; takes which of them can be targets [E], and a seed. Returns also the fields of the protocol
+that only this split has."""
 
 
 def leave_one_out(
@@ -92,6 +98,9 @@ def leave_one_out(
 
     The history asked for validation is the training history; the one asked for the test is the training
     history and the validation event.
+
+    Under ``target_event`` the two are the last of that kind; what comes after the validation target is not learned from, and
+    users without two such events, or with nothing before them, are for training only.
 
     Caveats: targets of different users lie at different times, so training data of one user can be newer
     than the test event of another (a global temporal split has no such leak). Where timestamps are tied,
@@ -110,18 +119,21 @@ def leave_one_out(
         An item is not in the catalogue, a history is too short, or no question is left.
     """
 
-    def mark(events: Histories, seed: int) -> tuple[Parts, dict[str, Any]]:
-        short = np.flatnonzero(events.lengths < _MIN_EVENTS)
-        if len(short) and short_histories == "error":
+    def mark(events: Histories, can: NDArray[np.bool_], seed: int) -> tuple[Parts, dict[str, Any]]:
+        test, valid = last_two(events, can)  # [U], -1 where there are none
+        enough = valid > events.indptr[:-1]
+        short = np.flatnonzero(~enough)
+        if len(short) and short_histories == "error" and policies.get("target_event") is None:
             raise DataError(
                 f"{len(short):,} of {len(events):,} users have fewer than {_MIN_EVENTS} events, for example user "
                 f"{events.user_ids[short[0]]!r} with {events.lengths[short[0]]}. Leave-one-out expects one event to learn "
                 "from, one to validate on and one to test on. Set split.short_histories to 'train' to use such users for "
                 "training only, or remove them from the log."
             )
-        last = events.indptr[1:][events.lengths >= _MIN_EVENTS] - 1
-        parts = np.full(len(events.items), TRAIN, dtype=np.uint8)
-        parts[last - 1], parts[last] = VALID, TEST
+        place = np.arange(len(events.items))
+        held_out = place > np.repeat(np.where(enough, valid, len(place)), events.lengths)
+        parts = np.where(held_out, CONTEXT, TRAIN).astype(np.uint8)
+        parts[valid[enough]], parts[test[enough]] = VALID, TEST
         return parts, {"short_histories": len(short)}
 
     return _split("leave-one-out", mark, interactions, catalog, **policies)
@@ -168,14 +180,14 @@ def temporal(
             "events between 0 and 1, that of the test above that of the validation."
         )
 
-    def mark(events: Histories, seed: int) -> tuple[Parts, dict[str, Any]]:
+    def mark(events: Histories, can: NDArray[np.bool_], seed: int) -> tuple[Parts, dict[str, Any]]:
         times = events.timestamps
         order = np.sort(times)
         valid_from, test_from = (int(order[int(q * len(order))]) for q in (valid_quantile, test_quantile))
         parts = np.where(times < valid_from, TRAIN, CONTEXT).astype(np.uint8)
         inside = (times >= valid_from) & (times < test_from)
-        parts[_last_of_each_user(events, inside)] = VALID
-        parts[_last_of_each_user(events, times >= test_from)] = TEST
+        parts[last_of_each_user(events, inside & can)] = VALID
+        parts[last_of_each_user(events, (times >= test_from) & can)] = TEST
         return parts, {
             "valid_quantile": valid_quantile,
             "test_quantile": test_quantile,
@@ -222,13 +234,15 @@ def hold_out_users(
             "0 that sum to less than 1."
         )
 
-    def mark(events: Histories, seed: int) -> tuple[Parts, dict[str, Any]]:
+    def mark(events: Histories, can: NDArray[np.bool_], seed: int) -> tuple[Parts, dict[str, Any]]:
         n_test, n_valid = (round(share * len(events)) for share in (test_users, valid_users))
         drawn = np.random.default_rng(seed).permutation(len(events))
         part_of = np.full(len(events), TRAIN, dtype=np.uint8)  # [U]
         part_of[drawn[:n_test]], part_of[drawn[n_test : n_test + n_valid]] = TEST, VALID
         parts = np.repeat(np.where(part_of == TRAIN, TRAIN, CONTEXT).astype(np.uint8), events.lengths)
-        parts[events.indptr[1:][part_of != TRAIN] - 1] = part_of[part_of != TRAIN]
+        last, _ = last_two(events, can)
+        asked = (part_of != TRAIN) & (last >= 0)
+        parts[last[asked]] = part_of[asked]
         return parts, {"valid_share": valid_users, "test_share": test_users}
 
     return _split("users", mark, interactions, catalog, **policies)
@@ -257,6 +271,7 @@ def _split(
     exclude_seen: bool = True,
     repeats: str = "keep",
     cold_items: str = "keep",
+    target_event: str | None = None,
 ) -> Split:
     for policy, value in (("repeats", repeats), ("cold_items", cold_items)):
         if value not in ("keep", "drop"):
@@ -264,7 +279,7 @@ def _split(
     ordered = interactions.sort(ties, seed)
     frame = ordered.frame
     events = ordered.histories(catalog)
-    parts, facts = mark(events, seed)
+    parts, facts = mark(events, can_be_targets(frame, target_event), seed)
     log, asked = ask(PartedLog(events, parts), len(catalog), repeats=repeats, cold_items=cold_items)
     same_user = log.owners[1:] == log.owners[:-1]
     same_time = events.timestamps[1:] == events.timestamps[:-1]
@@ -285,14 +300,7 @@ def _split(
         last_timestamp=int(events.timestamps.max()),
         repeats=repeats,
         cold_items=cold_items,
+        target_event=target_event,
         **fields,
     )
     return split_by_parts(log, protocol)
-
-
-def _last_of_each_user(events: Histories, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the places of the last chosen event of each user who has any."""
-    place = np.flatnonzero(chosen)
-    owner = events.indptr.searchsorted(place, side="right")
-    last: NDArray[np.int64] = place[np.diff(owner, append=-1) != 0]
-    return last

@@ -77,5 +77,5 @@ def _indices(column: pl.Series, catalog: Catalog) -> NDArray[np.int32]:
     """Return the catalogue index of each id [E]."""
     places = column.cast(pl.String).cast(pl.Enum(catalog.item_ids), strict=False).to_physical()
     if places.null_count():
-        catalog.index(str(column[places.is_null().arg_max()]))  # raises, with the id
+        catalog.index(str(column.filter(places.is_null())[0]))  # raises, with the id
     return places.cast(pl.Int32).to_numpy()

@@ -125,6 +125,7 @@ class ReportContext:
     users: tuple[UserExample, ...] = ()
     users_seed: int | None = None  # the seed with which ``users`` were drawn at random
     provenance: tuple[str, ...] = ()  # where data and model come from and under which licence, one line each
+    cleaning: tuple[NoteTable, ...] = ()  # what was left out of the data and changed in it, one table per run
     versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
     config_yaml: str = ""  # the resolved config
     command: str = ""  # the command that makes this report again

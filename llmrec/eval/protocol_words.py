@@ -47,7 +47,7 @@ def protocol_words(comparison: Comparison, ctx: ReportContext) -> list[tuple[str
         ),
         ("Split", SPLITS.get(p.split, f"{p.split}.") + _moments(p) + _short_histories(p)),
         ("Weakness of this split", WEAKNESSES.get(p.split, "Not stated for this split.") + _future(p)),
-        ("Questions", _questions(p)),
+        ("Questions", _questions(p) + _kind(p)),
         ("Ties in time", _ties(p)),
         ("Items already seen", _seen(p, comparison)),
         ("Items new to training", _cold(p)),
@@ -90,6 +90,14 @@ def sample_words(comparison: Comparison, ctx: ReportContext) -> str:
         return f"All {total:,} test users."
     how = ctx.sample_note or "The run does not say how they were drawn."
     return f"A sample of {comparison.users:,} of {total:,} test users. {how}"
+
+
+def _kind(p: Protocol) -> str:
+    return (
+        f" Targets are events of the kind {p.target_event!r}; histories hold all kinds."
+        if p.target_event
+        else ""
+    )
 
 
 def _moments(p: Protocol) -> str:

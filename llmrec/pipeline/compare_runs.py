@@ -18,6 +18,7 @@ from llmrec.pipeline.gather import Entry, entries_of, questions, read_run, told_
 from llmrec.pipeline.lists import evaluate_lists, first_trainings, pooled
 from llmrec.pipeline.report_notes import (
     adapter_curves,
+    cleaning_notes,
     epoch_curves,
     llm_notes,
     provenance,
@@ -134,6 +135,7 @@ def compare_runs(
         ),
         users_seed=seed,
         provenance=tuple(dict.fromkeys(line for run in read for line in provenance(run.config))),
+        cleaning=cleaning_notes(first.config),
         versions=versions(),
         config_yaml="\n".join(f"# {run.name}\n{dump_config(run.config)}" for run in read),
         command=command,

@@ -98,6 +98,7 @@ def make_split(config: RunConfig, interactions: Interactions, catalog: Catalog) 
         "exclude_seen": settings.exclude_seen,
         "repeats": settings.repeats,
         "cold_items": settings.cold_items,
+        "target_event": settings.target_event,
     }
     if settings.strategy == "temporal":
         moments = {"valid_quantile": settings.valid_quantile, "test_quantile": settings.test_quantile}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from llmrec.config import RunConfig
+from llmrec.data.cleaning.ledger import Step
 from llmrec.errors import LlmrecError
-from llmrec.eval.context import Curve, LLMNotes, Tuning
+from llmrec.eval.context import Curve, LLMNotes, NoteTable, Tuning
 from llmrec.eval.words import label, sentence_list
 from llmrec.identifiers.files import read_identifiers_meta
 from llmrec.pipeline.artefacts import read_json
@@ -20,6 +22,7 @@ from llmrec.settings import Decoding
 
 __all__ = [
     "adapter_curves",
+    "cleaning_notes",
     "epoch_curves",
     "llm_notes",
     "provenance",
@@ -45,6 +48,25 @@ def warnings(configs: Sequence[RunConfig], read: Sequence[SystemLists]) -> tuple
 def provenance(config: RunConfig) -> tuple[str, ...]:
     """Return where a run's data come from, one line each."""
     return tuple(read_json(config.output / "split" / "meta.json").get("provenance", ()))
+
+
+def cleaning_notes(config: RunConfig) -> tuple[NoteTable, ...]:
+    """Return the ledger of a run's data as a table; nothing for a run of a version that kept none."""
+    path = config.output / "split" / "ledger.json"
+    if not path.is_file():
+        return ()
+    steps = [Step(**step) for step in json.loads(path.read_text(encoding="utf-8"))]
+    rows = tuple(
+        (f"{s.table}: {s.step}", s.setting or "always", s.removed, s.changed, s.left, s.note) for s in steps
+    )
+    removed = sum(s.removed for s in steps)
+    note = (
+        f"{removed:,} rows were left out; each is in rejects.parquet of the run, with the step that left it out."
+        if removed
+        else "No row was left out."
+    )
+    header = ("step", "setting", "left out", "changed", "rows after it", "")
+    return (NoteTable("Cleaning", note, header, rows),)
 
 
 def tuning_notes(config: RunConfig) -> dict[str, Tuning]:

@@ -29,6 +29,7 @@ from llmrec.pipeline.lists import SystemLists, evaluate_lists, first_trainings, 
 from llmrec.pipeline.parts import language_parts, sample_rows
 from llmrec.pipeline.report_notes import (
     adapter_curves,
+    cleaning_notes,
     epoch_curves,
     llm_notes,
     provenance,
@@ -112,6 +113,7 @@ def compare_stage(
         ),
         users_seed=config.seed,
         provenance=provenance(config),
+        cleaning=cleaning_notes(config),
         versions=versions(),
         config_yaml=dump_config(config),
         command=command,

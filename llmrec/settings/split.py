@@ -37,6 +37,9 @@ class SplitSettings(Section):
     cold_items: Literal["keep", "drop"] = "keep"
     """What to do with questions whose target nobody has in training: ask them (only a system that reads content can tell
     such items apart), or leave them out. Both are counted; the whole catalogue is ranked in any case."""
+    target_event: str | None = None
+    """Kind of event that is asked for (columns.event): buy, say, while histories hold views and clicks too; null for any.
+    Users without two of them are for training only."""
     short_histories: Literal["error", "train"] = "error"
     """leave-one-out: what to do with users of fewer than 3 events: stop, or use them for training only. Other splits do
     not ask about users with nothing before their target, and count them."""

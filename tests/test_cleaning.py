@@ -1,0 +1,426 @@
+"""Cleaning: every step against a plain loop, and a ledger that adds up."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmrec.data.cleaning.log import k_core
+from llmrec.data.cleaning.redaction import redact
+from llmrec.data.cleaning.timestamps import TimestampParser
+from llmrec.data.cleaning.titles import clean_text
+from llmrec.data.load import load_catalog, load_data
+from llmrec.errors import ConfigError, DataError
+from llmrec.settings import Cleaning, Data
+
+DAY = 86_400
+
+
+def load(tmp_path, rows, items=None, columns=None, privacy=None, **cleaning):
+    """Load a log of dicts of texts and a catalogue of (id, title) with all rows that are left out."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String)).write_parquet(tmp_path / "log.parquet")
+    if items is None:
+        items = [(i, f"Item {i}") for i in sorted({r["item_id"] for r in rows if r["item_id"]})]
+    pl.DataFrame(items, schema={"item_id": pl.String, "title": pl.String}, orient="row").write_parquet(
+        tmp_path / "items.parquet"
+    )
+    data = Data.model_validate(
+        {
+            "interactions": str(tmp_path / "log.parquet"),
+            "items": str(tmp_path / "items.parquet"),
+            "columns": columns or {},
+            "cleaning": {"max_rejected": 1.0, **cleaning},
+            "privacy": privacy or {},
+        }
+    )
+    loaded = load_data(data, rejects=tmp_path / "rejects.parquet")
+    rejects = pl.read_parquet(tmp_path / "rejects.parquet")
+    for table, total in (("interactions", len(rows)), ("items", len(items))):
+        steps = [s for s in loaded.ledger.steps if s.table == table]
+        assert total - sum(s.removed for s in steps) == steps[-1].left
+        for step in steps:
+            kept = rejects.filter((pl.col("table") == table) & (pl.col("step") == step.step))
+            assert len(kept) == step.removed, step
+    assert len(loaded.interactions) == [s for s in loaded.ledger.steps if s.table == "interactions"][-1].left
+    return loaded, rejects
+
+
+def events(loaded):
+    return list(loaded.interactions.frame.select("user_id", "item_id", "timestamp").iter_rows())
+
+
+def row(user, item, time, **more):
+    return {"user_id": user, "item_id": item, "timestamp": str(time), **more}
+
+
+def removed(loaded, step):
+    return next(s.removed for s in loaded.ledger.steps if s.step == step)
+
+
+# --- single rows
+
+
+def test_rows_without_ids_or_times_are_left_out_counted_and_kept(tmp_path):
+    rows = [
+        row("a", "x", 1),
+        row("", "x", 2),
+        row("  ", "x", 2),
+        row("NULL", "x", 2),
+        row("a", "\\N", 3),
+        row("a", None, 3),
+        row("a", "x", "yesterday"),
+        row("a", "x", ""),
+        row("a", "x", 4),
+    ]
+    loaded, rejects = load(tmp_path, rows, timestamp_format="s")
+    assert events(loaded) == [("a", "x", 1), ("a", "x", 4)]
+    assert [removed(loaded, f"missing {n} ids") for n in ("user", "item")] == [3, 2]
+    assert removed(loaded, "unreadable times") == 2
+    bad = rejects.filter(pl.col("step") == "unreadable times")
+    assert bad["value"].to_list() == ["yesterday", ""]
+    assert bad["row"].to_list() == [7, 8]
+
+
+def test_too_many_unusable_rows_stop_with_the_reasons(tmp_path):
+    rows = [row("a", "x", n) for n in range(94)] + [row("", "x", 1)] * 4 + [row("b", "", 1)] * 2
+    with pytest.raises(
+        DataError, match=r"6 of 100 rows of .* 4 missing user ids, 2 missing item ids.*at most 5%"
+    ):
+        load(tmp_path, rows, max_rejected=0.05)
+    loaded, _ = load(tmp_path, rows, max_rejected=0.06)
+    assert len(loaded.interactions) == 94
+
+
+def test_times_out_of_bounds(tmp_path):
+    rows = [row("a", "x", t) for t in (0, 100 * DAY, 200 * DAY)] + [row("a", "x", 40_000_000_000)]
+    loaded, _ = load(tmp_path, rows, earliest="1970-04-01", latest="1970-07-20T00:00:00")
+    assert [t for *_, t in events(loaded)] == [100 * DAY, 200 * DAY]
+    assert (removed(loaded, "too early"), removed(loaded, "in the future")) == (1, 1)
+    loaded, _ = load(tmp_path, rows)  # latest: now, and 40,000,000,000 is in the year 3237
+    assert len(loaded.interactions) == 3
+
+
+@pytest.mark.parametrize(
+    ("form", "texts", "expected"),
+    [
+        ("auto", ["1714061700", "1714061700.9", "x"], [1714061700, 1714061700, None]),
+        ("auto", ["1714061700000", "1714061700999", "1714061700"], [1714061700, 1714061700, None]),
+        ("auto", ["1714061700000000"], [1714061700]),
+        ("auto", ["1714061700123456789"], [1714061700]),
+        ("auto", ["-1", "0", "inf", "nan", "1e9"], [-1, 0, None, None, 10**9]),
+        ("ms", ["1999", "-1"], [1, -1]),
+        ("auto", ["2024-04-25T16:15:00Z", "2024-04-25 18:15:00+02:00"], [1714061700, 1714061700]),
+        (
+            "auto",
+            ["2024-04-25", "20240425", "2024-4", "2024-04-25T16:15"],
+            [1714003200, 1714003200, None, 1714061700],
+        ),
+        ("auto", ["20240425", "20240426"], [1714003200, 1714089600]),
+        ("%d/%m/%Y %H:%M", ["25/04/2024 16:15", "31/02/2024 00:00"], [1714061700, None]),
+    ],
+)
+def test_timestamp_forms(form, texts, expected):
+    assert TimestampParser(form).parse(pl.Series(texts)).to_list() == expected
+
+
+def test_the_first_rows_decide_what_numbers_count():
+    parser = TimestampParser()
+    assert parser.parse(pl.Series([None, None], dtype=pl.String)).to_list() == [None, None]
+    assert parser.parse(pl.Series(["1714061700000"] * 3)).to_list() == [1714061700] * 3
+    assert parser.parse(pl.Series(["1714061700"])).to_list() == [None]  # not in January 1970
+
+
+@given(st.datetimes(datetime(1971, 1, 1), datetime(2037, 1, 1)))
+@settings(max_examples=100, deadline=None)
+def test_local_times_are_those_of_the_zone_and_days_stay_days(when):
+    zone = ZoneInfo("Europe/Berlin")
+    local = when.replace(microsecond=0)
+    parser = TimestampParser("iso", "Europe/Berlin")
+    got = parser.parse(pl.Series([local.isoformat(" "), local.date().isoformat()]))
+    there = local.replace(tzinfo=zone)
+    # Through UTC and back: an hour that the clock skips comes back as another.
+    exists = there.astimezone(ZoneInfo("UTC")).astimezone(zone).replace(tzinfo=None) == local
+    assert got[0] == (int(there.timestamp()) if exists else None)
+    assert got[1] % DAY == 0
+    assert datetime.fromtimestamp(got[1], ZoneInfo("UTC")).date() == local.date()
+
+
+def test_kinds_of_event_and_ratings(tmp_path):
+    rows = [
+        row("a", "x", 1, kind="view", stars="5"),
+        row("a", "x", 2, kind="buy", stars="3.5"),
+        row("a", "x", 3, kind="BUY", stars="5"),
+        row("a", "x", 4, kind="buy", stars="bad"),
+        row("a", "x", 5, kind="", stars="4"),
+        row("a", "x", 6, kind="buy", stars="4"),
+    ]
+    columns = {"event": "kind", "rating": "stars"}
+    loaded, _ = load(tmp_path, rows, columns=columns)
+    assert loaded.interactions.frame["event"].to_list() == ["view", "buy", "BUY", "buy", None, "buy"]
+    assert loaded.interactions.frame["rating"].to_list() == [5, 3.5, 5, None, 4, 4]
+    loaded, _ = load(tmp_path, rows, columns=columns, events=["buy"], min_rating=4)
+    assert [t for *_, t in events(loaded)] == [6]
+    assert removed(loaded, "other kinds of event") == 3
+    assert removed(loaded, "low or missing ratings") == 2
+
+
+def test_floats_that_are_whole_are_the_same_ids(tmp_path):
+    pl.DataFrame({"user_id": [1.0, 2.0, None], "item_id": [7, 8, 8], "timestamp": [1, 2, 3]}).write_parquet(
+        tmp_path / "log.parquet"
+    )
+    pl.DataFrame({"item_id": ["7", "8"], "title": ["A", "B"]}).write_parquet(tmp_path / "items.parquet")
+    data = {"interactions": str(tmp_path / "log.parquet"), "items": str(tmp_path / "items.parquet")}
+    loaded = load_data(Data.model_validate({**data, "cleaning": {"max_rejected": 0.5}}))
+    assert events(loaded) == [("1", "7", 1), ("2", "8", 2)]
+
+
+# --- the whole log
+
+
+def test_events_without_a_catalogue_entry(tmp_path):
+    rows = [row("a", "x", 1), row("a", "y", 2), row("b", "y", 3)]
+    loaded, _ = load(tmp_path, rows, items=[("x", "X")])
+    assert events(loaded) == [("a", "x", 1)]
+    with pytest.raises(DataError, match=r"2 of 3 events .* the first is item 'y'"):
+        load(tmp_path, rows, items=[("x", "X")], unknown_items="error")
+
+
+log_rows = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from("wxyz"), st.integers(0, 5)), min_size=1, max_size=30
+)
+
+
+@given(rows=log_rows)
+@settings(max_examples=60, deadline=None)
+def test_duplicates_and_repeats_against_a_loop(rows, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("log")
+    ordered = sorted(rows, key=lambda r: (r[0], r[2]))  # stable: ties keep the source's order
+    unique = list(dict.fromkeys(ordered))
+    consecutive, all_first, last, seen = [], [], {}, set()
+    for user, item, time in unique:
+        if last.get(user) != item:
+            consecutive.append((user, item, time))
+        if (user, item) not in seen:
+            all_first.append((user, item, time))
+        last[user] = item
+        seen.add((user, item))
+    source = [row(*r) for r in rows]
+    assert events(load(tmp_path, source, duplicates="keep")[0]) == ordered
+    assert events(load(tmp_path, source)[0]) == unique
+    assert events(load(tmp_path, source, repeats="consecutive")[0]) == consecutive
+    assert events(load(tmp_path, source, repeats="all")[0]) == all_first
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60),
+    least=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+)
+@settings(max_examples=200, deadline=None)
+def test_k_core_against_leaving_out_one_after_the_other(pairs, least):
+    left = list(range(len(pairs)))
+    while True:
+        users, items = Counter(pairs[i][0] for i in left), Counter(pairs[i][1] for i in left)
+        bad = next((i for i in left if users[pairs[i][0]] < least[0] or items[pairs[i][1]] < least[1]), None)
+        if bad is None:
+            break
+        left.remove(bad)
+    kept, _ = k_core(np.array([u for u, _ in pairs]), np.array([i for _, i in pairs]), *least)
+    assert np.flatnonzero(kept).tolist() == left
+
+
+def test_k_core_in_a_log_takes_items_out_of_the_catalogue_if_asked(tmp_path):
+    rows = [
+        row(u, i, n) for n, (u, i) in enumerate([("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), ("c", "z")])
+    ]
+    loaded, _ = load(tmp_path, rows, min_user_events=2, min_item_events=2)
+    assert {u for u, *_ in events(loaded)} == {"a", "b"}
+    assert loaded.catalog.item_ids == ("x", "y", "z")
+    loaded, rejects = load(tmp_path, rows, min_user_events=2, min_item_events=2, unused_items="drop")
+    assert loaded.catalog.item_ids == ("x", "y")
+    assert rejects.filter(pl.col("table") == "items")["item_id"].to_list() == ["z"]
+    assert loaded.interactions.items_in(loaded.catalog).tolist() == [0, 1, 0, 1]
+
+
+def test_bots(tmp_path):
+    human = [row("human", f"i{n}", n * 1000) for n in range(30)]  # four within an hour
+    burst = [row("burst", f"i{n}", n * 10) for n in range(6)]
+    script = [row("script", "i0" if n % 10 else f"i{n}", n * DAY) for n in range(30)]  # 28 of 30 are i0
+    rows = human + burst + script
+    assert {u for u, *_ in events(load(tmp_path, rows, max_per_hour=4)[0])} == {"human", "script"}
+    assert {u for u, *_ in events(load(tmp_path, rows, max_per_hour=6)[0])} == {"human", "script", "burst"}
+    assert {u for u, *_ in events(load(tmp_path, rows, max_repetition=0.93)[0])} == {"human", "burst"}
+    assert len(load(tmp_path, rows, max_repetition=0.94)[0].interactions) == len(rows)
+    assert {u for u, *_ in events(load(tmp_path, rows, max_per_user=10)[0])} == {"burst"}
+
+
+def test_nothing_left_says_which_step_it_was(tmp_path):
+    with pytest.raises(
+        DataError,
+        match=r"No event is left after the step 'users and items with few events', which left out 1",
+    ):
+        load(tmp_path, [row("a", "x", 1)], min_user_events=2)
+    with pytest.raises(DataError, match=r"No event is left of 1 rows; 1 were left out for unreadable times"):
+        load(tmp_path, [row("a", "x", "never")])
+
+
+# --- titles
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("Tom &amp; Jerry", "Tom & Jerry"),
+        ("Tom &amp;amp; Jerry", "Tom & Jerry"),
+        ("&lt;b&gt;Big&lt;/b&gt; sale", "Big sale"),
+        ('<a href="x">Link</a><br/>end', "Link end"),
+        ("I <3 you", "I <3 you"),
+        ("a < b > c", "a < b > c"),
+        ("<Insert name>", "<Insert name>"),
+        (" two \t\n words\u00a0here ", "two words here"),
+        ("zero\u200bwidth\x00nul", "zero width nul"),
+        (
+            "Caf\u00e9 \u65e5\u672c\u8a9e \U0001f469\u200d\U0001f680",
+            "Caf\u00e9 \u65e5\u672c\u8a9e \U0001f469\u200d\U0001f680",
+        ),
+        ("AT&T", "AT&T"),
+    ],
+)
+def test_text_of_titles(raw, clean):
+    assert clean_text(raw) == clean
+
+
+@given(st.text())
+@settings(max_examples=200, deadline=None)
+def test_clean_text_is_clean(text):
+    once = clean_text(text)
+    assert clean_text(once, unescape=False) == once
+    assert "  " not in once
+    assert once == once.strip()
+
+
+def items(tmp_path, rows, **cleaning):
+    return load(tmp_path, [row("a", rows[0][0], 1)], items=rows, **cleaning)
+
+
+def test_items_without_id_title_or_a_row_of_their_own(tmp_path):
+    rows = [("1", "A"), ("", "B"), ("2", " "), ("3", "&nbsp;"), ("1", "C"), ("4", "A")]
+    loaded, rejects = items(tmp_path, rows)
+    assert loaded.catalog.item_ids == ("1", "4")
+    assert rejects.filter(pl.col("step") == "further rows of an item")["value"].to_list() == ["C"]
+    assert items(tmp_path, rows, empty_titles="id")[0].catalog.titles == ("A", "2", "3", "A")
+    with pytest.raises(DataError, match="2 items have an empty title, for example item '2'"):
+        items(tmp_path, rows, empty_titles="error")
+    with pytest.raises(DataError, match="lists item '1' more than once"):
+        items(tmp_path, rows, duplicate_items="error")
+
+
+def test_merged_titles_get_all_events(tmp_path):
+    catalogue = [("1", "A"), ("2", "B"), ("3", " A"), ("4", "B")]
+    rows = [row("u", i, n) for n, i in enumerate("1234")]
+    loaded, _ = load(tmp_path, rows, items=catalogue, duplicate_titles="merge")
+    assert loaded.catalog.item_ids == ("1", "2")
+    assert [i for _, i, _ in events(loaded)] == ["1", "2", "1", "2"]
+
+
+def test_long_titles_are_cut_at_a_word_and_counted(tmp_path):
+    rows = [("1", "one two three four"), ("2", "x" * 30), ("3", "short")]
+    loaded, _ = items(tmp_path, rows, max_title=14)
+    assert loaded.catalog.titles == ("one two three…", "x" * 13 + "…", "short")
+    assert next(s.changed for s in loaded.ledger.steps if s.step == "titles too long") == 2
+
+
+# --- privacy
+
+
+def test_hashed_ids_are_the_same_for_the_same_salt_only(tmp_path, monkeypatch):
+    rows = [row(u, "x", n) for n, u in enumerate(["ann", "bob", "ann", ""])]
+    found = []
+    for salt in ("one", "one", "two"):
+        monkeypatch.setenv("LLMREC_SALT", salt)
+        loaded, rejects = load(tmp_path, rows, privacy={"hash_users": True})
+        users = loaded.interactions.frame["user_id"].to_list()
+        assert len(set(users)) == 2
+        assert all(re.fullmatch("[0-9a-f]{32}", u) for u in users)
+        assert "ann" not in rejects.write_csv()
+        found.append(sorted(users))
+    assert found[0] == found[1] != found[2]
+    monkeypatch.delenv("LLMREC_SALT")
+    with pytest.raises(ConfigError, match="environment variable LLMREC_SALT, which is not set"):
+        load(tmp_path, rows, privacy={"hash_users": True})
+
+
+def test_rejects_have_hashed_ids_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_SALT", "s")
+    rows = [row("ann@example.com", "x", "never"), row("ann@example.com", "x", 1), row("bob", "gone", 2)]
+    load(tmp_path, rows, items=[("x", "X")], privacy={"hash_users": True})
+    assert "ann" not in pl.read_parquet(tmp_path / "rejects.parquet").write_csv()
+    assert "bob" not in pl.read_parquet(tmp_path / "rejects.parquet").write_csv()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "expected"),
+    [
+        ("ask joe.b+x@mail.example.co.uk now", "email", "ask [email] now"),
+        ("user@localhost and @home, 5@3", "email", "user@localhost and @home, 5@3"),
+        ("call +49 30 1234567 today", "phone", "call [phone] today"),
+        ("call (555) 123-4567", "phone", "call [phone]"),
+        ("555-123-4567", "phone", "[phone]"),
+        ("030 1234567", "phone", "[phone]"),
+        ("Windows 98, 1984, 2001: A Space Odyssey", "phone", "Windows 98, 1984, 2001: A Space Odyssey"),
+        ("ISBN 9783161484100, model 0815", "phone", "ISBN 9783161484100, model 0815"),
+        ("2023-2024 season, 10-20-30 mm", "phone", "2023-2024 season, 10-20-30 mm"),
+    ],
+)
+def test_redaction(text, kind, expected):
+    assert redact(pl.Series([text]), kind)[0] == expected
+
+
+def test_attributes_with_names_are_not_read(tmp_path):
+    pl.DataFrame({"item_id": ["1"], "title": ["Sofa, mail a@b.org"], "seller": ["Ann"]}).write_parquet(
+        tmp_path / "items.parquet"
+    )
+    data = Data.model_validate(
+        {
+            "interactions": "log.csv",
+            "items": str(tmp_path / "items.parquet"),
+            "columns": {"attributes": ["seller"]},
+            "privacy": {"drop_attributes": ["seller"], "redact": ["email"]},
+        }
+    )
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n")
+    data = data.model_copy(update={"interactions": data.items})
+    catalog = load_catalog(data)
+    assert catalog.titles == ("Sofa, mail [email]",)
+    assert catalog.attributes == {}
+
+
+# --- settings and reproducibility
+
+
+@pytest.mark.parametrize(
+    ("cleaning", "message"),
+    [
+        ({"timezone": "Mars/Olympus"}, "no time zone"),
+        ({"earliest": "soon"}, "'soon' is no date"),
+        ({"timestamp_format": "seconds"}, "is no format"),
+    ],
+)
+def test_settings_that_make_no_sense(cleaning, message):
+    with pytest.raises(ValueError, match=message):
+        Cleaning.model_validate(cleaning)
+
+
+def test_passwords_are_refused_in_configs():
+    with pytest.raises(ValueError, match=r"has a password in it \(postgresql://me:...@host/db\)") as error:
+        Data.model_validate({"interactions": "postgresql://me:hunter2@host/db", "items": "i.csv"})
+    assert "hunter2" not in str(error.value).split("input_value")[0]
+    Data.model_validate({"interactions": "postgresql://me:${DB}@host/db", "items": "i.csv"})
