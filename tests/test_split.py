@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from split_cases import STRATEGIES, catalog_of, log_of
 
+from llmrec.data.interactions import Interactions
 from llmrec.data.parts import PARTS, TEST, TRAIN, PartedLog
 from llmrec.data.protocol import Protocol
 from llmrec.data.split import Split, hold_out_users, leave_one_out, split_by_parts, temporal
@@ -361,3 +362,75 @@ def test_a_protocol_of_an_earlier_version_is_readable():
     protocol = Protocol(**old)
     assert protocol.all_users == 9
     assert Protocol(**json.loads(json.dumps(protocol.to_dict()))) == protocol
+
+
+# --- target events
+
+
+def with_kinds(rows):
+    return Interactions.from_frame(
+        pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "event"], orient="row")
+    )
+
+
+KINDS = [
+    ("a", "i0", 1, "view"),
+    ("a", "i1", 2, "buy"),
+    ("a", "i2", 3, "view"),
+    ("a", "i3", 4, "buy"),
+    ("a", "i4", 5, "view"),
+    ("a", "i5", 6, "buy"),
+    ("a", "i6", 7, "view"),
+    ("b", "i0", 1, "view"),
+    ("b", "i1", 2, "buy"),
+    ("b", "i2", 3, "view"),
+    ("c", "i1", 1, "buy"),
+    ("c", "i2", 9, "buy"),
+]
+
+
+def test_leave_one_out_asks_for_target_events_only():
+    split = leave_one_out(with_kinds(KINDS), catalog_of(7), dataset="x", target_event="buy")
+    assert split.test.histories.user_ids == split.valid.histories.user_ids == ("a",)
+    assert split.valid.target_items.tolist() == [3]
+    assert split.valid.histories[0].items.tolist() == [0, 1, 2]
+    assert split.test.target_items.tolist() == [5]
+    assert split.test.histories[0].items.tolist() == [0, 1, 2, 3, 4]
+    # b has one purchase and c nothing before its first: both are learned from whole. Of a, nothing after the validation is.
+    assert [h.items.tolist() for h in split.train] == [[0, 1, 2], [0, 1, 2], [1, 2]]
+    assert split.protocol.short_histories == 2
+    assert split.protocol.target_event == "buy"
+
+
+def test_temporal_and_users_ask_for_target_events_only():
+    split = temporal(
+        with_kinds(KINDS),
+        catalog_of(7),
+        dataset="x",
+        target_event="buy",
+        valid_quantile=0.4,
+        test_quantile=0.8,
+    )
+    kinds = {(u, t): k for u, _, t, k in KINDS}
+    for holdout in (split.valid, split.test):
+        assert len(holdout)
+        for user, when in zip(holdout.histories.user_ids, holdout.target_timestamps.tolist(), strict=True):
+            assert kinds[user, when] == "buy"
+    held = hold_out_users(
+        with_kinds(KINDS), catalog_of(7), dataset="x", target_event="buy", valid_users=0.4, test_users=0.3
+    )
+    for holdout in (held.valid, held.test):
+        for user, when in zip(holdout.histories.user_ids, holdout.target_timestamps.tolist(), strict=True):
+            assert kinds[user, when] == "buy"
+            assert when == max(t for u, _, t, k in KINDS if u == user and k == "buy")
+
+
+def test_a_kind_of_event_that_is_not_there():
+    with pytest.raises(
+        DataError, match=r"no event is of that kind \(did you mean 'buy'\?\). Expected one of buy, view"
+    ):
+        leave_one_out(with_kinds(KINDS), catalog_of(7), dataset="x", target_event="by")
+    with pytest.raises(DataError, match=r"does not say what kind .* data.columns.event"):
+        leave_one_out(
+            log_of([("a", "i0", n) for n in range(3)]), catalog_of(1), dataset="x", target_event="buy"
+        )

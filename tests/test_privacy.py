@@ -1,0 +1,57 @@
+"""User ids never enter a prompt: every template and time style, with ids that could not be there by chance."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from llmrec.data.catalog import Catalog
+from llmrec.data.histories import History
+from llmrec.identifiers.title import title_identifiers
+from llmrec.models import load_tokenizer
+from llmrec.prompts.template import load_template, template_names
+from llmrec.prompts.time import TIME_STYLES
+from llmrec.prompts.verbalize import Verbalizer
+
+USERS = ("qzx-7f3a91", "Zaphod.Beeblebrox@zexample.org", "0815471199")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("smollm2-135m")
+
+
+@pytest.mark.lm
+@pytest.mark.parametrize("template", template_names())
+def test_no_prompt_and_no_training_document_names_its_user(template, tokenizer):
+    titles = tuple(f"Title number {n}" for n in range(12))
+    attributes = {name: tuple(f"{name} {n}" for n in range(12)) for name in ("year", "genres", "brand")}
+    catalog = Catalog(tuple(map(str, range(12))), titles, attributes)
+    found = load_template(template)
+    identifiers = title_identifiers(catalog, tokenizer, end="\n", distinguish_by=())
+    for style in TIME_STYLES:
+        verbalizer = Verbalizer(found, tokenizer, catalog, identifiers.token_ids, time=style, max_events=8)
+        for user in USERS:
+            history = History(user, np.arange(10, dtype=np.int32), np.arange(10, dtype=np.int64) * 90_000)
+            for ids in (verbalizer.prompt(history, 10**7), verbalizer.document(history).token_ids):
+                text = tokenizer.decode(ids)
+                assert "Title number 9" in text
+                for part in (user, *re.split(r"[@.-]", user)[:2]):
+                    assert part.lower() not in text.lower()
+
+
+@pytest.mark.lm
+def test_the_prompt_does_not_depend_on_the_user(tokenizer):
+    """Stronger than any scan: the same history of another user is the same prompt, token for token."""
+    catalog = Catalog(("a", "b"), ("Alpha", "Beta"))
+    identifiers = title_identifiers(catalog, tokenizer, end="\n", distinguish_by=())
+    verbalizer = Verbalizer(load_template("items"), tokenizer, catalog, identifiers.token_ids)
+    prompts = {
+        tuple(
+            verbalizer.prompt(History(user, np.array([0, 1], dtype=np.int32), np.array([0, 10**6]))).tolist()
+        )
+        for user in USERS
+    }
+    assert len(prompts) == 1
