@@ -145,7 +145,8 @@ def write_ratings(
         table = pl.scan_csv(
             plain,
             separator=sep,
-            has_header=bool(header),
+            has_header=False,
+            skip_rows=bool(header),
             schema={name: types.get(name, pl.String()) for name in names},
             quote_char=None,  # ids and numbers only
         )
