@@ -54,7 +54,7 @@ class Data(Section):
     """Where the interactions and the catalogue come from: a data set by name, or two files."""
 
     dataset: str | None = None
-    """Name of a built-in data set, for example ml-100k."""
+    """Name of a built-in data set, for example ml-100k; all: llmrec data sets."""
     interactions: Path | None = None
     """Log with one row per event: .csv, .tsv or .parquet."""
     items: Path | None = None

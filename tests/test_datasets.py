@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from pipeline_cases import llmrec
 
 from llmrec import cache
 from llmrec.data.datasets import (
@@ -183,6 +184,42 @@ def test_the_lists_of_categories_are_those_published() -> None:
     assert [number(y, True) for y in (2014, 2018, 2023)] == [24, 29, 28]
     digests = [f.digest for d in DATASETS.values() for s in d.sources for f in s.files if f.digest]
     assert len(set(digests)) == len(digests)
+
+
+def test_the_guide_lists_every_set_with_its_count() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in guide.splitlines() if line[:1] == "|"
+    ]
+    table = {cells[0].split("`")[1]: cells[1:] for cells in lines if cells[0].startswith("`")}
+    for name, dataset in DATASETS.items():
+        family, _, category = name.partition("/")
+        if category:
+            core = category.endswith("-5core")
+            column = 2 * [2014, 2018, 2023].index(int(family.removeprefix("amazon-"))) + core
+            assert re.search(rf"\b{table[category.removesuffix('-5core')][column]} ratings", dataset.about), (
+                name
+            )
+        else:
+            users, items, interactions = table[name][:3]
+            for count in (users, items, interactions):
+                assert re.search(rf"\b{count}\b", dataset.about), (name, count)
+    # And no more than there are.
+    categories = [cells for cells in table.values() if len(cells) == 6]
+    assert sum(cell != "" for cells in categories for cell in cells) == sum("/" in name for name in DATASETS)
+
+
+def test_the_command_prints_all_of_them_some_of_them_or_one(capsys: pytest.CaptureFixture[str]) -> None:
+    every = llmrec("data", "sets", capsys=capsys).out.splitlines()
+    assert [line.split(": ")[0] for line in every] == list(DATASETS)
+    some = llmrec("data", "sets", "amazon-2023", capsys=capsys).out.splitlines()
+    assert len(some) == 34 + 28
+    one = llmrec("data", "sets", "amazon-2014/beauty", capsys=capsys).out.splitlines()  # and not its 5-core
+    assert one[0] == "name: amazon-2014/beauty"
+    assert one[-1] == (
+        "checksum: none published for amazon-2014/meta_Beauty.json.gz: trusted on first use; the other file is pinned"
+    )
+    assert "did you mean 'steam'?" in llmrec("data", "sets", "steem", code=2, capsys=capsys).err
 
 
 def test_no_two_files_share_a_name_below_downloads() -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "read_dataset",
     "read_grouplens",
     "read_recbole",
+    "unknown",
 ]
 
 log = logging.getLogger("llmrec")
@@ -85,14 +86,19 @@ def read_dataset(name: str, notify: Callable[[str], None] = log.info) -> tuple[p
 def dataset_folder(name: str, notify: Callable[[str], None] = log.info) -> Path:
     """Return the folder with both tables as parquet files, for logs that are better not read at once."""
     if name not in DATASETS:
-        families = dict.fromkeys(n.partition("/")[0] + ("/..." if "/" in n else "") for n in DATASETS)
-        raise AssetError(
-            f"There is no built-in data set {name!r}{nearest(name, DATASETS)}. Expected one of "
-            f"{', '.join(families)} (all: llmrec data sets), or files of your own."
-        )
+        raise unknown(name)
     dataset = DATASETS[name]
     return cache.entry(
         f"datasets/{name}", dataset.version, dataset.sources, licence=dataset.licence, notify=notify
+    )
+
+
+def unknown(name: str) -> AssetError:
+    """Return the error for a name that no data set has."""
+    families = dict.fromkeys(n.partition("/")[0] + ("/..." if "/" in n else "") for n in DATASETS)
+    return AssetError(
+        f"There is no built-in data set {name!r}{nearest(name, DATASETS)}. Expected one of {', '.join(families)} "
+        "(llmrec data sets prints all of them), or files of your own."
     )
 
 

@@ -82,12 +82,13 @@ def _unzip(archive: Path, members: tuple[str, str], folder: Path) -> tuple[Path,
     return first, second
 
 
+# The README of ml-32m is the first of these to allow passing the data on.
 _TERMS = (
     "GroupLens terms: research use only, no commercial use without permission, {passing_on}, "
     "cite Harper & Konstan 2015 (doi:10.1145/2827872)"
 )
-_OLD = _TERMS.format(passing_on="no redistribution without permission")
-_NEW = _TERMS.format(passing_on="redistribution under the same terms")
+_CLOSED = _TERMS.format(passing_on="no redistribution without permission")
+_SAME_TERMS = _TERMS.format(passing_on="redistribution under the same terms")
 
 
 def _dataset(name: str, years: str, licence: str, convert: Callable[[Path, Path], list[str]]) -> Dataset:
@@ -112,8 +113,8 @@ def _dataset(name: str, years: str, licence: str, convert: Callable[[Path, Path]
 
 
 DATASETS: dict[str, Dataset] = {
-    "ml-1m": _dataset("ml-1m", "from 2000 to 2003", _OLD, _convert_1m),
-    "ml-20m": _dataset("ml-20m", "from 1995 to 2015", _NEW, _converter("ml-20m")),
-    "ml-25m": _dataset("ml-25m", "from 1995 to 2019", _NEW, _converter("ml-25m")),
-    "ml-32m": _dataset("ml-32m", "from 1995 to 2023", _NEW, _converter("ml-32m")),
+    "ml-1m": _dataset("ml-1m", "from 2000 to 2003", _CLOSED, _convert_1m),
+    "ml-20m": _dataset("ml-20m", "from 1995 to 2015", _CLOSED, _converter("ml-20m")),
+    "ml-25m": _dataset("ml-25m", "from 1995 to 2019", _CLOSED, _converter("ml-25m")),
+    "ml-32m": _dataset("ml-32m", "from 1995 to 2023", _SAME_TERMS, _converter("ml-32m")),
 }
