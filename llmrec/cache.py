@@ -53,7 +53,8 @@ def entry(
 ) -> Path:
     """Return the folder of an entry, building it first where it is absent or damaged.
 
-    A whole entry is only read: no lock, no network, and a read-only cache will do.
+    A whole entry is only read: no lock, no network, and a read-only cache will do. The digests of files that
+    no one publishes are kept in ``NAME.sha256`` beside it, see :mod:`llmrec.obtain`.
 
     Parameters
     ----------
@@ -66,12 +67,12 @@ def entry(
     licence
         Said in the one line that tells where the entry came from.
     notify
-        Takes progress and that line.
+        Takes progress, what the conversion had to say, and that line.
 
     Raises
     ------
     AssetError
-        No source has the file; the message names each place with its reason.
+        No source has its files; the message names each place with its reason.
     """
     place = cache_dir() / f"{name}-{version}"
     kept = _problem(place) is None

@@ -250,14 +250,14 @@ def data_sets(
     ] = None,
 ) -> None:
     """Print what data sets can be had by name; of a single one its home, terms and citation as well."""
-    from llmrec.data.datasets import describe, unknown
+    from llmrec.data.datasets import describe, unknown_dataset
     from llmrec.progress import say
 
     rows = describe()
     chosen = [row for row in rows if row["name"] == name]
     chosen = chosen or [row for row in rows if row["name"].startswith(name or "")]
     if not chosen:
-        raise unknown(name or "")
+        raise unknown_dataset(name or "")
     if len(chosen) == 1:
         for what, value in chosen[0].items():
             say(f"{what}: {value}")

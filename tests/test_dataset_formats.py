@@ -13,12 +13,15 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmrec import cache
 from llmrec.data.datasets import (
     DATASETS,
     amazon,
     dataset_folder,
+    films,
     load_dataset,
     movielens,
     movietweetings,
@@ -393,6 +396,29 @@ def test_batches_join_without_a_seam(put: Put, monkeypatch: pytest.MonkeyPatch) 
     log, items = read_dataset("amazon-2014/beauty-5core")
     assert log["timestamp"].to_list() == list(range(100))
     assert items["item_id"].to_list() == [f"B{i}" for i in range(50)]
+
+
+TITLES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\n"), min_size=1)
+
+
+@given(titles=st.lists(TITLES, min_size=1), form=st.sampled_from([repr, json.dumps, "as it is"]))
+def test_any_title_comes_back_from_a_record(
+    titles: list[str], form: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    write = (lambda record: json.dumps(record, ensure_ascii=False)) if form == "as it is" else form
+    path = tmp_path_factory.mktemp("lines") / "meta.json.gz"
+    path.write_bytes(_lines(*(write({"asin": f"B{i}", "title": t}) for i, t in enumerate(titles))))
+    assert [row[1] for row in reading.rows(path, amazon._item_2014)] == [t.strip() for t in titles]
+
+
+@given(title=TITLES.filter(lambda t: t.strip()), genres=st.sampled_from(["", "Drama", "Drama|Sci-Fi"]))
+def test_any_title_comes_back_from_a_line_of_fields(
+    title: str, genres: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("lines") / "movies.dat"
+    path.write_bytes(f"7::{title} (1999)::{genres}\r\n".encode())
+    want = ("7", title.strip(), "1999", genres.replace("|", ", "))
+    assert list(films.film_lines(path, "utf-8")) == [want]
 
 
 # --- Steam -------------------------------------------------------------------------------------------

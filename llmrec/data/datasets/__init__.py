@@ -30,7 +30,7 @@ __all__ = [
     "read_dataset",
     "read_grouplens",
     "read_recbole",
-    "unknown",
+    "unknown_dataset",
 ]
 
 log = logging.getLogger("llmrec")
@@ -86,14 +86,14 @@ def read_dataset(name: str, notify: Callable[[str], None] = log.info) -> tuple[p
 def dataset_folder(name: str, notify: Callable[[str], None] = log.info) -> Path:
     """Return the folder with both tables as parquet files, for logs that are better not read at once."""
     if name not in DATASETS:
-        raise unknown(name)
+        raise unknown_dataset(name)
     dataset = DATASETS[name]
     return cache.entry(
         f"datasets/{name}", dataset.version, dataset.sources, licence=dataset.licence, notify=notify
     )
 
 
-def unknown(name: str) -> AssetError:
+def unknown_dataset(name: str) -> AssetError:
     """Return the error for a name that no data set has."""
     families = dict.fromkeys(n.partition("/")[0] + ("/..." if "/" in n else "") for n in DATASETS)
     return AssetError(

@@ -119,7 +119,7 @@ def check_counts(folder: Path, counts: Counts, names: str) -> None:
             about = f"about {published:,}" if counts.within else f"{published:,}"
             raise AssetError(
                 f"{names}: {number:,} {what} were read, and {about} are published. Expected the whole file of its "
-                "home. Get it again; if it is whole, its home has changed it: please report that."
+                "home. Get it again. If it is whole, its home has changed it or llmrec misreads it: please report that."
             )
 
 

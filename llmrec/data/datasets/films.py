@@ -13,9 +13,9 @@ __all__ = ["COLUMNS", "film", "film_lines"]
 COLUMNS = ("item_id", "title", "year", "genres")
 
 # "Toy Story (1995)". The marker after the year stands for "straight to video" in the Internet Movie
-# Database and occurs once, at item 1412 of ml-100k; it is no part of the title. Spaces end some titles. A
-# series has its years, "Fawlty Towers (1975-1979)", also with a longer dash or still open.
-_TITLE_YEAR = re.compile(r"(?P<title>.*\S)\s+\((?P<year>\d{4}(?:[-–](?:\d{4})?)?)\)(?: \(V\))?\s*")
+# Database and occurs once, at item 1412 of ml-100k; it is no part of the title. A series has its years,
+# "Fawlty Towers (1975-1979)", also with a longer dash or still open.
+_TITLE_YEAR = re.compile(r"(?P<title>.*\S)\s+\((?P<year>\d{4}(?:[-–](?:\d{4})?)?)\)(?: \(V\))?")
 
 # Words that say that there is no genre (items 267 and 1373 of ml-100k; later sets in parentheses); in a
 # prompt they would read as a fact.
@@ -27,8 +27,9 @@ def film(item_id: str, printed: str, genres: Iterable[str]) -> tuple[str, str, s
 
     Articles stay where they are printed: "Misérables, Les (1995)" is "Misérables, Les" of 1995.
     """
+    printed = printed.strip()
     found = _TITLE_YEAR.fullmatch(printed)
-    title, year = (found["title"], found["year"]) if found else (printed.strip(), "")
+    title, year = (found["title"], found["year"]) if found else (printed, "")
     return item_id, title, year, ", ".join(g for g in genres if g not in _NO_GENRE)
 
 
