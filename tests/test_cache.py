@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -42,9 +44,10 @@ class Place:
         return folder / "file.zip"
 
     def source(self, convert: Callable[[Path, Path], None] | None = None) -> cache.Source:
-        return cache.Source(
-            self.name, f"{self.name}.zip", SHA, self.download, convert or _convert, f"ask {self.name}"
-        )
+        return cache.Source(self.name, (self.file(),), convert or _convert)
+
+    def file(self, digest: str | None = f"sha256:{SHA}") -> cache.File:
+        return cache.File(f"{self.name}.zip", digest, self.download, f"ask {self.name}")
 
 
 def _convert(file: Path, folder: Path) -> None:
@@ -214,7 +217,8 @@ def download(folder):
     (folder / "f").write_bytes({content!r})
     return folder / "f"
 
-cache.entry("things/one", "1", [cache.Source("x", "x", {sha!r}, download, convert, "")], licence="MIT")
+files = (cache.File("x", "sha256:{sha}", download, ""),)
+cache.entry("things/one", "1", [cache.Source("x", files, convert)], licence="MIT")
 """
 
 
@@ -322,6 +326,119 @@ def test_another_version_is_another_entry() -> None:
     assert one != two
     assert one.exists()
     assert home.asked == 2
+
+
+# --- files whose digest nobody states, and sources of several files ----------------------------------
+
+
+def _pair(ratings: Place, titles: Place, said: list[str] | None = None, version: str = "1") -> Path:
+    def convert(first: Path, second: Path, folder: Path) -> list[str]:
+        (folder / "both").write_bytes(first.read_bytes() + second.read_bytes())
+        return ["2 rows have no id and are left out"]
+
+    source = cache.Source("the home", (ratings.file(), titles.file(None)), convert)
+    return cache.entry(
+        "things/pair", version, [source], licence="MIT", notify=(said if said is not None else []).append
+    )
+
+
+def test_all_files_of_a_source_are_needed_and_each_is_taken_from_where_it_is() -> None:
+    put = cache.cache_dir() / "downloads" / "ratings.zip"
+    put.parent.mkdir(parents=True)
+    put.write_bytes(GOOD)
+    ratings, titles, said = Place("ratings"), Place("titles", b"T"), list[str]()
+    folder = _pair(ratings, titles, said)
+    assert (folder / "both").read_bytes() == GOOD + b"T"
+    assert (ratings.asked, titles.asked) == (0, 1)
+    assert said[-1] == (
+        "things/pair: from the home, with ratings.zip in the cache's downloads folder; licence: MIT"
+    )
+
+
+def test_what_a_conversion_has_to_say_is_said_whenever_the_entry_is_used() -> None:
+    for _ in range(2):
+        said = list[str]()
+        _pair(Place("ratings"), Place("titles"), said)
+        assert said[-2] == "things/pair: 2 rows have no id and are left out"
+
+
+def test_the_error_asks_for_the_files_that_are_missing_only() -> None:
+    gone = places.Unavailable("closed")
+    with pytest.raises(AssetError) as caught:
+        _pair(Place("ratings", error=gone), Place("titles", error=gone))
+    message = str(caught.value)
+    downloads = cache.cache_dir() / "downloads"
+    assert "the home, ratings.zip (closed)" in message
+    assert f"get these files on another machine, put them into {downloads} under these names" in message
+    assert "run again: ratings.zip (ask ratings) and titles.zip (ask titles). " in message
+    downloads.mkdir(parents=True)
+    (downloads / "ratings.zip").write_bytes(GOOD)
+    with pytest.raises(AssetError, match=r"get this file .*: titles\.zip \(ask titles\)\. A cache"):
+        _pair(Place("ratings", error=gone), Place("titles", error=gone))
+
+
+def test_a_file_without_a_digest_is_trusted_once_and_no_other_is_afterwards() -> None:
+    folder = _pair(Place("ratings"), Place("titles", b"first"))
+    record = cache.cache_dir() / "things" / "pair.sha256"
+    # What sha256sum writes, so that it can be checked with it; files with a digest of their own are not in it.
+    assert record.read_text() == f"{hashlib.sha256(b'first').hexdigest()}  titles.zip\n"
+    assert cache.manifest(folder)["taken"] == {
+        "ratings.zip": SHA,
+        "titles.zip": hashlib.sha256(b"first").hexdigest(),
+    }
+    for version in ("1", "2"):  # the entry damaged, or another form of it: both are made from the same file
+        (folder / "both").write_bytes(b"damaged")
+        with pytest.raises(AssetError, match=r"expected .*when it was first used; to trust .* delete .*pair"):
+            _pair(Place("ratings"), Place("titles", b"second"), version=version)
+        again = _pair(Place("ratings"), Place("titles", b"first"), version=version)
+        assert (again / "both").read_bytes() == GOOD + b"first"
+    record.unlink()
+    (folder / "both").write_bytes(b"damaged")
+    assert (_pair(Place("ratings"), Place("titles", b"second")) / "both").read_bytes() == GOOD + b"second"
+
+
+def test_a_file_that_cannot_be_converted_is_not_trusted() -> None:
+    def broken(file: Path, folder: Path) -> None:
+        raise AssetError("half a file")
+
+    source = cache.Source("home", (Place("home", b"half").file(None),), broken)
+    with pytest.raises(AssetError, match="half a file"):
+        cache.entry("things/half", "1", [source], licence="MIT")
+    assert not (cache.cache_dir() / "things" / "half.sha256").exists()
+
+
+def test_an_md5_is_compared_where_that_is_what_is_published() -> None:
+    right, wrong = (f"md5:{hashlib.md5(content).hexdigest()}" for content in (GOOD, b"other"))
+    entry = cache.entry(
+        "things/md5", "1", [cache.Source("home", (Place("home").file(right),), _convert)], licence="MIT"
+    )
+    assert cache.manifest(entry)["taken"] == {"home.zip": SHA}
+    with pytest.raises(AssetError, match=r"home \(MD5 is \w{32}, expected \w{32}\)"):
+        cache.entry(
+            "things/bad", "1", [cache.Source("home", (Place("home").file(wrong),), _convert)], licence="MIT"
+        )
+
+
+class _Answer(io.BytesIO):
+    """An answer of a server that promised ten bytes."""
+
+    headers: ClassVar[dict[str, str]] = {"Content-Length": "10"}
+
+
+def test_a_download_that_breaks_off_is_not_taken_for_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def whole(url: str, timeout: float) -> _Answer:
+        return _Answer(b"0123456789")
+
+    def half(url: str, timeout: float) -> _Answer:
+        return _Answer(b"01234")
+
+    monkeypatch.setattr("urllib.request.urlopen", whole)
+    assert places.from_url("https://x.invalid/a.gz")(tmp_path).read_bytes() == b"0123456789"
+    monkeypatch.setattr("urllib.request.urlopen", half)
+    with pytest.raises(places.Unavailable, match="ended after 5 of 10 bytes"):
+        places.from_url("https://x.invalid/a.gz")(tmp_path)
 
 
 def test_files_can_be_read_by_whoever_may_read_the_cache() -> None:

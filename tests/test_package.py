@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_every_package_is_listed_and_every_shipped_file_is_package_data():
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    found = {"llmrec", *(f"llmrec.{p.parent.name}" for p in ROOT.glob("llmrec/*/__init__.py"))}
+    packages = (p.parent.relative_to(ROOT).parts for p in ROOT.glob("llmrec/**/__init__.py"))
+    found = {".".join(parts) for parts in packages}
     assert set(setup["packages"]) == found | {"llmrec.eval.templates", "llmrec.prompt_templates"}
     assert setup["package-dir"]["llmrec.prompt_templates"] == "prompts"
     for package, patterns in setup["package-data"].items():

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from llmrec import cache
 from llmrec.data.catalog import Catalog
 from llmrec.data.cleaning.ledger import Ledger, Step
 from llmrec.data.cleaning.log import clean_log
@@ -19,14 +20,10 @@ from llmrec.data.histories import Histories
 from llmrec.data.interactions import Interactions
 from llmrec.data.sources import Source, open_source
 from llmrec.data.sources.opening import pick_columns
-from llmrec.data.sources.tables import TableSource
 from llmrec.errors import DataError
 from llmrec.settings.data import Columns, Data, SourceSettings
 
 __all__ = ["Loaded", "load_catalog", "load_data", "open_items", "open_log", "read_histories", "read_log"]
-
-# The names that the tables of named data sets have.
-_OURS = Columns(rating="rating")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +51,7 @@ def load_data(data: Data, *, rejects: Path | None = None, notify: Callable[[str]
     DataError
         A source cannot be read to its end, too many rows are unusable, or nothing is left.
     """
-    lines: list[str] = []
-
-    def note(line: str) -> None:
-        lines.append(line)
-        notify(line)
-
-    log, items, columns = _sources(data, note)
+    log, items, columns, provenance = _sources(data, notify)
     ledger = Ledger(rejects)
     with ledger.open():
         catalog, item_of = _read_items(items, columns, data, ledger)
@@ -68,13 +59,12 @@ def load_data(data: Data, *, rejects: Path | None = None, notify: Callable[[str]
         encoded = clean_log(encoded, item_of, data.cleaning, ledger)
         _check_faults("interactions", log, data, ledger)
         catalog, encoded = _used_items(catalog, encoded, data, ledger)
-    provenance = lines[-1:] or [f"interactions from {log.name}, items from {items.name}"]
-    return Loaded(_interactions(encoded), catalog, ledger, tuple(provenance))
+    return Loaded(_interactions(encoded), catalog, ledger, provenance)
 
 
 def load_catalog(data: Data, notify: Callable[[str], None] = print) -> Catalog:
     """Read and clean the catalogue alone; without the log, items that have no event are in it whatever the settings."""
-    _, items, columns = _sources(data, notify)
+    _, items, columns, _ = _sources(data, notify)
     return _read_items(items, columns, data, Ledger())[0]
 
 
@@ -132,15 +122,29 @@ def read_log(log: Source, columns: Columns, data: Data, ledger: Ledger) -> Encod
     return encode_log(log.batches(picked), columns, data.cleaning, data.privacy, ledger)
 
 
-def _sources(data: Data, notify: Callable[[str], None]) -> tuple[Source, Source, Columns]:
+def _sources(data: Data, notify: Callable[[str], None]) -> tuple[Source, Source, Columns, tuple[str, ...]]:
+    """Return both tables, the names of their columns, and lines that say where they come from."""
     if data.dataset is None:
-        return open_log(data), open_items(data), data.columns
-    from llmrec.data.datasets import load_dataset
+        log, items = open_log(data), open_items(data)
+        return log, items, data.columns, (f"interactions from {log.name}, items from {items.name}",)
+    from llmrec.data.datasets import dataset_folder
+    from llmrec.data.datasets.base import INTERACTIONS, ITEMS
 
-    interactions, catalog = load_dataset(data.dataset, notify=notify)
-    items = pl.DataFrame({"item_id": catalog.item_ids, "title": catalog.titles, **catalog.attributes})
-    columns = _OURS.model_copy(update={"attributes": tuple(catalog.attributes)})
-    return TableSource(interactions.frame, data.dataset), TableSource(items, data.dataset), columns
+    lines: list[str] = []
+
+    def note(line: str) -> None:
+        lines.append(line)
+        notify(line)
+
+    folder = dataset_folder(data.dataset, note)
+    log, items = (
+        open_source(SourceSettings.model_validate(str(folder / name)), "data.dataset")
+        for name in (INTERACTIONS, ITEMS)
+    )
+    rating = "rating" if "rating" in log.columns() else None
+    attributes = tuple(c for c in items.columns() if c not in ("item_id", "title"))
+    about = (*lines[-1:], *cache.manifest(folder).get("notes", ()))  # not the progress before
+    return log, items, Columns(rating=rating, attributes=attributes), about
 
 
 def _read_items(items: Source, columns: Columns, data: Data, ledger: Ledger) -> tuple[Catalog, pl.DataFrame]:
