@@ -16,12 +16,15 @@ import numpy
 import torch
 import transformers
 
+from llmrec.config import RunConfig
+from llmrec.config_file import load_config
 from llmrec.data.datasets import load_dataset
 from llmrec.data.load import Loaded, load_data
 from llmrec.data.split import Split, leave_one_out
+from llmrec.pipeline.parts import make_split
 from llmrec.settings import Data
 
-__all__ = ["load_folder", "load_split", "machine", "save", "timed"]
+__all__ = ["load_folder", "load_split", "load_suite", "machine", "save", "timed"]
 
 # Oracles such as brute force are written once, for the tests and for here.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -71,6 +74,15 @@ def load_split(data: Path | None) -> Split:
         return leave_one_out(*load_dataset("ml-100k", notify=print), dataset="ml-100k")
     loaded = load_folder(data)
     return leave_one_out(loaded.interactions, loaded.catalog, dataset=data.name)
+
+
+def load_suite(suite: Path, folder: Path) -> tuple[RunConfig, Split]:
+    """Return a suite with the tables of a folder, and its split."""
+    config = load_config(
+        suite, [f"data.{part}={folder / part}.parquet" for part in ("interactions", "items")]
+    )
+    loaded = load_data(config.data)
+    return config, make_split(config, loaded.interactions, loaded.catalog)
 
 
 def load_folder(folder: Path) -> Loaded:

@@ -1,10 +1,10 @@
 """How long SASRec takes to its best validation epoch, here and in RecTools, on the same split and machine, at the same size.
 
     python3 -m venv ENV && ENV/bin/pip install torch==2.13.0 && ENV/bin/pip install "rectools[torch]==0.19.0"
-    python benchmarks/sasrec_peers.py --peer-python ENV/bin/python [--data FOLDER/amazon-beauty]
+    python benchmarks/sasrec_peers.py --peer-python ENV/bin/python [--data FOLDER/amazon-beauty --suite eval/amazon-beauty.yaml]
 
 Both sides have 64 features, 2 blocks, 2 heads, 50 events, dropout 0.2, AdamW or Adam at 0.001, a softmax over all items and one
-thread; each has its own batches, windows and loss otherwise, as its defaults have them. Both are validated after each epoch by
+thread; with ``--suite eval/amazon-beauty.yaml`` dropout, events, most epochs and patience are the suite's on both sides. Each has its own batches, windows and loss otherwise, as its defaults have them. Both are validated after each epoch by
 NDCG@10 over the whole catalogue, seen items masked, and stop after as many epochs without a better value. RecTools' seconds are
 those of training alone, ours include the validation. RecTools runs in its own environment (``sasrec_peers_side.py``), from
 the same events. Kept in results/sasrec_peers_NAME.json.
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from common import load_split, save
+from common import load_split, load_suite, save
 
 from llmrec.data.histories import Holdout
 from llmrec.data.split import Split
@@ -30,13 +30,13 @@ from llmrec.recommenders.holdout import holdout_metrics
 from llmrec.recommenders.sasrec import SASRec
 
 
-def ours(split: Split, epochs: int, patience: int) -> dict[str, Any]:
+def ours(split: Split, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Fit and return the curve and the test figures."""
 
     def show(epoch: int, most: int, metrics: Mapping[str, float]) -> None:
         print("llmrec", {k: round(v, 4) for k, v in metrics.items()}, flush=True)
 
-    sasrec = SASRec(max_epochs=epochs, patience=patience, device="cpu", on_epoch=show)
+    sasrec = SASRec(**settings, device="cpu", on_epoch=show)
     sasrec.fit(split)
     hr, ndcg = holdout_metrics(sasrec, split.test, exclude_seen=True)
     best = sasrec.history_[sasrec.best_epoch_ - 1]
@@ -67,21 +67,30 @@ def main() -> None:
     )
     parser.add_argument("--peer-python", required=True, help="of an environment with RecTools and torch")
     parser.add_argument("--data", type=Path, help="folder with interactions.parquet and items.parquet")
+    parser.add_argument("--suite", type=Path, help="whose settings of sasrec to take; defaults if left out")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--patience", type=int, default=8)
     parser.add_argument("--peer-seconds", type=float, default=3600, help="after which RecTools is stopped")
     arguments = parser.parse_args()
-    split = load_split(arguments.data)
+    settings = {"max_epochs": arguments.epochs, "patience": arguments.patience}
+    if arguments.suite is None:
+        split = load_split(arguments.data)
+    else:
+        config, split = load_suite(arguments.suite, arguments.data)
+        settings |= config.systems["sasrec"].options
     with tempfile.TemporaryDirectory() as folder:
         for part, holdout in (("train", None), ("valid", split.valid), ("test", split.test)):
             events(split, holdout).write_csv(Path(folder) / f"{part}.csv")
             if holdout is not None:
                 targets = {"user": holdout.histories.user_ids, "item": holdout.target_items}
                 pl.DataFrame(targets).write_csv(Path(folder) / f"{part}_targets.csv")
-        mine = ours(split, arguments.epochs, arguments.patience)
+        mine = ours(split, settings)
         side = Path(__file__).with_name("sasrec_peers_side.py")
-        limits = [str(arguments.epochs), str(arguments.patience), str(arguments.peer_seconds)]
-        subprocess.run([arguments.peer_python, "-W", "ignore", str(side), folder, *limits], check=True)
+        limits = [settings["max_epochs"], settings["patience"], arguments.peer_seconds]
+        size = [settings.get("dropout", 0.2), settings.get("max_len", 50)]
+        subprocess.run(
+            [arguments.peer_python, "-W", "ignore", str(side), folder, *map(str, limits + size)], check=True
+        )
         theirs = json.loads((Path(folder) / "result.json").read_text())
     ratio = theirs["seconds to the best epoch"] / mine["seconds to the best epoch"]
     reached = [e["seconds"] for e in mine["curve"] if e["ndcg@10"] >= theirs["validation ndcg@10"]]

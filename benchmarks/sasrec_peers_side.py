@@ -1,4 +1,4 @@
-"""RecTools' side of ``sasrec_peers.py``: ``FOLDER EPOCHS PATIENCE SECONDS``; needs RecTools and torch."""
+"""RecTools' side of ``sasrec_peers.py``: ``FOLDER EPOCHS PATIENCE SECONDS DROPOUT EVENTS``; needs RecTools and torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rectools.models import SASRecModel
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 folder, epochs, patience = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-limit = float(sys.argv[4])
+limit, dropout, events = float(sys.argv[4]), float(sys.argv[5]), int(sys.argv[6])
 
 
 def dataset(part: str) -> Dataset:
@@ -52,8 +52,8 @@ model = SASRecModel(
     n_factors=64,
     n_blocks=2,
     n_heads=2,
-    session_max_len=50,
-    dropout_rate=0.2,
+    session_max_len=events,
+    dropout_rate=dropout,
     loss="softmax",
     lr=0.001,
     epochs=1,

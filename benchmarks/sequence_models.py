@@ -4,8 +4,8 @@
     python benchmarks/sequence_models.py eval/ml-1m.yaml gru4rec --data FOLDER/ml-1m
     python benchmarks/sequence_models.py eval/amazon-beauty.yaml sasrec --data FOLDER/amazon-beauty
 
-FOLDER/... holds interactions.parquet and items.parquet. Leave-one-out, the whole catalogue ranked, seen items masked, ties in
-source order; epochs are chosen on the validation targets, the test is looked at once, after training. ``--state FILE`` goes on from
+FOLDER/... holds interactions.parquet and items.parquet. The split is the suite's (leave-one-out, seen items masked, ties in
+source order), the whole catalogue is ranked; epochs are chosen on the validation targets, the test is looked at once, after training. ``--state FILE`` goes on from
 an interrupted training. Kept in results/sequence_NAME_SYSTEM.json. The suite itself (``llmrec run``) does the same for all of its
 systems and writes a report.
 """
@@ -16,9 +16,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from common import load_split, save
+from common import load_suite, save
 
-from llmrec.config_file import load_config
 from llmrec.recommenders.holdout import holdout_metrics
 from llmrec.recommenders.registry import build_recommender
 
@@ -42,9 +41,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--state", type=Path, help="file for the state of the training")
     arguments = parser.parse_args()
-    files = [f"data.{part}={arguments.data / part}.parquet" for part in ("interactions", "items")]
-    config = load_config(arguments.suite, files)
-    split = load_split(arguments.data)
+    config, split = load_suite(arguments.suite, arguments.data)
     recommender = build_recommender(
         arguments.system,
         config.systems[arguments.system],

@@ -434,3 +434,28 @@ def test_a_kind_of_event_that_is_not_there():
         leave_one_out(
             log_of([("a", "i0", n) for n in range(3)]), catalog_of(1), dataset="x", target_event="buy"
         )
+
+
+# --- validation by some users only
+
+
+def test_others_learn_from_the_event_before_the_last():
+    rows = [(f"u{u:02}", f"i{n}", n) for u in range(20) for n in range(4)]
+    splits = [
+        leave_one_out(log_of(rows), catalog_of(4), dataset="x", valid_share=0.25, seed=seed) for seed in (0, 0, 1)
+    ]
+    split = splits[0]
+    assert len(split.test) == 20
+    assert len(split.valid) == 5
+    assert split.valid.histories.user_ids == splits[1].valid.histories.user_ids
+    assert split.valid.histories.user_ids != splits[2].valid.histories.user_ids
+    for history in split.train:
+        asked = history.user_id in split.valid.histories.user_ids
+        assert history.items.tolist() == ([0, 1] if asked else [0, 1, 2])
+    for holdout in (split.valid, split.test):
+        for history, item in zip(holdout.histories, holdout.target_items, strict=True):
+            assert history.items.tolist() == list(range(item))
+    assert split.protocol.valid_share == 0.25
+    assert leave_one_out(log_of(rows), catalog_of(4), dataset="x").protocol.valid_share is None
+    with pytest.raises(ConfigError, match="valid_share=0"):
+        leave_one_out(log_of(rows), catalog_of(4), dataset="x", valid_share=0)

@@ -41,7 +41,9 @@ class Protocol:
     test_quantile: float | None = None  # temporal: share of all events before the test, at most
     valid_from: int | None = None  # temporal: the validation begins; training ends before
     test_from: int | None = None  # temporal: the test begins
-    valid_share: float | None = None  # users: share of users held out for the validation
+    valid_share: float | None = (
+        None  # users: share held out for the validation; leave-one-out: share asked, None is all
+    )
     test_share: float | None = None  # users: share of users held out for the test
 
     log_users: int = 0  # users of the log; 0 where it is not recorded

@@ -92,6 +92,7 @@ def leave_one_out(
     catalog: Catalog,
     *,
     short_histories: str = "error",
+    valid_share: float = 1.0,
     **policies: Unpack[Policies],
 ) -> Split:
     """Hold out each user's last event for the test and the one before it for validation.
@@ -110,14 +111,23 @@ def leave_one_out(
     ----------
     short_histories
         What to do with users of fewer than 3 events: "error", or "train" to learn from them only.
+    valid_share
+        Share of the users who are asked for validation, drawn with the seed; the event before the last of all others is
+        learned from (Petrov & Macdonald 2023 and Klenitskiy & Vasilev 2023 validate on some users alone).
     policies
         See :class:`Policies`.
 
     Raises
     ------
+    ConfigError
+        The share is not between 0 and 1.
     DataError
         An item is not in the catalogue, a history is too short, or no question is left.
     """
+    if not 0 < valid_share <= 1:
+        raise ConfigError(
+            f"The split got valid_share={valid_share}. Expected a share of the users above 0, at most 1."
+        )
 
     def mark(events: Histories, can: NDArray[np.bool_], seed: int) -> tuple[Parts, dict[str, Any]]:
         test, valid = last_two(events, can)  # [U], -1 where there are none
@@ -130,11 +140,17 @@ def leave_one_out(
                 "from, one to validate on and one to test on. Set split.short_histories to 'train' to use such users for "
                 "training only, or remove them from the log."
             )
-        place = np.arange(len(events.items))
-        held_out = place > np.repeat(np.where(enough, valid, len(place)), events.lengths)
+        asked = np.flatnonzero(enough)
+        if valid_share < 1:
+            wanted = max(1, round(valid_share * len(asked)))
+            asked = np.random.default_rng(seed).choice(asked, size=wanted, replace=False)
+        first = np.where(enough, test, len(events.items))  # [U] nothing from here on is learned from
+        first[asked] = valid[asked]
+        held_out = np.arange(len(events.items)) >= np.repeat(first, events.lengths)
         parts = np.where(held_out, CONTEXT, TRAIN).astype(np.uint8)
-        parts[valid[enough]], parts[test[enough]] = VALID, TEST
-        return parts, {"short_histories": len(short)}
+        parts[valid[asked]], parts[test[enough]] = VALID, TEST
+        share = {"valid_share": valid_share} if valid_share < 1 else {}
+        return parts, {"short_histories": len(short), **share}
 
     return _split("leave-one-out", mark, interactions, catalog, **policies)
 

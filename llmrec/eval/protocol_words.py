@@ -161,9 +161,15 @@ def _cold(p: Protocol) -> str:
 
 
 def _short_histories(p: Protocol) -> str:
-    if not p.short_histories:
-        return ""
-    return f" {p.short_histories:,} users with too few events are used for training only."
+    words = ""
+    if p.split == "leave-one-out" and p.valid_share is not None:
+        words += (
+            f" {percent(p.valid_share)} of the users, drawn at random, are asked for validation; the event before the last of "
+            "the others is learned from."
+        )
+    if p.short_histories:
+        words += f" {p.short_histories:,} users with too few events are used for training only."
+    return words
 
 
 def _ties(p: Protocol) -> str:

@@ -106,7 +106,13 @@ def make_split(config: RunConfig, interactions: Interactions, catalog: Catalog) 
     if settings.strategy == "users":
         shares = {"valid_users": settings.valid_users, "test_users": settings.test_users}
         return hold_out_users(interactions, catalog, **shares, **policies)
-    return leave_one_out(interactions, catalog, short_histories=settings.short_histories, **policies)
+    return leave_one_out(
+        interactions,
+        catalog,
+        short_histories=settings.short_histories,
+        valid_share=settings.valid_share,
+        **policies,
+    )
 
 
 def language_parts(
