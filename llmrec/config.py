@@ -165,6 +165,11 @@ class RunConfig(Section):
         return self.seed if seed is None else seed
 
     @property
+    def prompt_timezone(self) -> str:
+        """The zone in which prompts tell the time."""
+        return self.prompt.timezone or self.data.cleaning.timezone
+
+    @property
     def collaborative_reasons(self) -> list[str]:
         """Settings that need the item vectors of ``identifiers.collaborative_system``."""
         identifiers, reasons = self.identifiers, []

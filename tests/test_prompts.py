@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from decoding_cases import brute_force
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tokenizers.processors import TemplateProcessing
@@ -198,6 +198,7 @@ def test_a_session_is_not_finer_than_the_log():
     assert TimeWords("session", DAY, DAY)(np.array([0, 0, DAY])) == ["", "", "new visit"]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([s for s in sorted(TIME_STYLES) if s not in ("hour", "part_of_day")]),
     st.lists(st.integers(0, 20_000), max_size=8),

@@ -63,6 +63,7 @@ def test_gaps_and_sessions_by_hand():
     assert position.tolist() == [1, 2, 1, 1, 1, 2, 1, 2]
 
 
+@settings(deadline=None)
 @given(time_lists, st.integers(1, 20))
 def test_features_of_events_are_what_a_loop_finds(times, inactivity):
     events = users(times)
@@ -123,6 +124,7 @@ def test_summer_time():
     assert found["hour"].tolist() == [1, 3]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(10**9), 4 * 10**9), max_size=5))
 def test_the_calendar_is_that_of_datetime(stamps):
     found = calendar(np.array(stamps, dtype=np.int64), resolution=1)
@@ -236,6 +238,12 @@ def test_trends_are_what_a_loop_counts(events, asked, at_once):
 def test_windows_must_ascend(windows):
     with pytest.raises(ConfigError, match="positive numbers of days in ascending order"):
         ItemTimes(users([[0]]), N).features(np.array([0]), np.array([0]), windows)
+
+
+@pytest.mark.parametrize("item", [-2, N])
+def test_items_outside_the_catalogue_are_told(item):
+    with pytest.raises(DataError, match=f"items from {item} to {item}, and the catalogue has 5"):
+        ItemTimes(users([[0]]), N).features(np.array([item]), np.array([0]), [7])
 
 
 # --- users and candidates ----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.data.histories import Histories
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, DataError
 
 __all__ = ["SECONDS_PER_DAY", "ItemTimes", "end_of"]
 
@@ -91,11 +91,19 @@ class ItemTimes:
         ------
         ConfigError
             A window is not positive, or they do not ascend.
+        DataError
+            There is no such item.
         """
         windows = [float(days) for days in windows]
         if not windows or not all(a < b for a, b in zip([0.0, *windows], windows, strict=False)):
             raise ConfigError(
                 f"The trend windows are {windows}. Expected one or more positive numbers of days in ascending order."
+            )
+        n_items = len(self._indptr) - 1
+        if len(items) and not -1 <= items.min() <= items.max() < n_items:
+            raise DataError(
+                f"Got items from {items.min()} to {items.max()}, and the catalogue has {n_items}. Expected indices from 0 to "
+                f"{n_items - 1}, or -1 for none."
             )
         names = (*(f"item_events_{days:g}d" for days in windows),
                  "item_events", "item_growth", "item_age_days", "item_idle_days")  # fmt: skip

@@ -141,7 +141,7 @@ def language_parts(
         time=config.prompt.time,
         resolution=split.protocol.time_resolution,
         min_gap=config.prompt.min_gap,
-        timezone=config.prompt.timezone or config.data.cleaning.timezone,
+        timezone=config.prompt_timezone,
         hemisphere=config.prompt.hemisphere,
         max_events=config.prompt.max_events,
         # None where the model's config does not say.
