@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -293,6 +295,32 @@ def test_prompt_show_prints_the_prompt_and_its_cost(config, capsys):
     assert "Targets are at token positions" in printed
     assert "u3" not in printed.split("oldest first:")[1].split("To be generated")[0]
     assert "did you mean" in llmrec("prompt", "show", config(), "--user", "u33", code=2, capsys=capsys).err
+
+
+def test_prompts_tell_local_time_and_nothing_finer_than_the_log(config, csv_data, csv_log, tmp_path, capsys):
+    log = pl.read_csv(csv_log / "log.csv")
+    when = log.filter(pl.col("user") == "u3")["time"].sort()[-2]  # of the newest event before the target
+    newest = datetime.fromtimestamp(when, ZoneInfo("Asia/Tokyo"))
+
+    def shown(code=0, data=csv_data, **prompt):
+        path = config(data=data, prompt={"template": "films", "max_events": 1, **prompt})
+        return llmrec("prompt", "show", path, "--user", "u3", code=code, capsys=capsys)
+
+    def asked(**options):
+        return shown(**options).out.split("oldest first:")[1].split("To be generated")[0]
+
+    words = f"watched {newest:%A}, {newest.hour % 12 or 12} {newest:%p}".lower()
+    assert words in asked(time="weekday+hour", timezone="Asia/Tokyo").lower()
+    there = csv_data | {"cleaning": {"timezone": "Asia/Tokyo"}}
+    assert words in asked(data=there, time="weekday+hour").lower()
+    assert words not in asked(data=there, time="weekday+hour", timezone="UTC").lower()
+
+    days = tmp_path / "days.csv"
+    log.with_columns(pl.from_epoch("time").dt.date()).write_csv(days)
+    coarse = csv_data | {"interactions": str(days)}
+    day = f"watched {datetime.fromtimestamp(when, UTC):%A}\n"
+    assert day in asked(data=coarse, time="weekday", timezone="America/New_York")
+    assert "this log knows days only" in shown(code=2, data=coarse, time="weekday+hour").err
 
 
 def test_dry_run_estimates_and_writes_nothing(config, tmp_path, capsys):
