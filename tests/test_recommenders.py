@@ -240,6 +240,16 @@ def system(**settings) -> System:
     return System.model_validate(settings)
 
 
+class OnlyLists:
+    """Makes lists, and scores nothing else."""
+
+    name = "lists"
+
+    def fit(self, split): ...
+
+    def recommend(self, histories, k, *, exclude_seen=True): ...
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -261,7 +271,13 @@ def system(**settings) -> System:
             {"kind": "hybrid", "parts": {"deep": {"kind": "hybrid", "parts": {"ease": {"reg": -1}}}}},
             "systems.x.parts.deep.parts.ease: EASE got reg=-1",
         ),
-        ({"kind": "hybrid", "parts": ["ease", "llm"]}, "systems.x.parts.llm: llm does not score all items"),
+        (
+            {"kind": "hybrid", "parts": {"ease": {}, "lists": {"kind": "test_recommenders:OnlyLists"}}},
+            "systems.x.parts.lists: test_recommenders:OnlyLists does not score all items",
+        ),
+        ({"kind": "hybrid", "parts": ["ease", "markov"], "steps": 0}, "systems.x.steps: got 0"),
+        ({"kind": "hybrid", "parts": ["ease", "markov"], "steps": 2000}, "systems.x.steps: got 2000"),
+        ({"kind": "hybrid", "parts": ["ease"], "validation_users": 0}, "systems.x.validation_users: got 0"),
         ({"kind": "hybrid", "parts": ["ease"], "fusion": "sum"}, "systems.x.fusion: got 'sum'"),
         (
             {"kind": "hybrid", "parts": ["ease", "markov"], "weights": {"ease": 1}},

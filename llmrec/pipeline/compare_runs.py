@@ -96,7 +96,7 @@ def compare_runs(
         evaluations += evaluate_lists(run.config, run.split, run.catalog, [entry.lists], asked[run.name])
     llms: dict[str, Entry] = {}
     for entry in entries:
-        if entry.origin == entry.run.name and entry.own_name in entry.run.config.llm_systems:
+        if entry.origin == entry.run.name and entry.own_name in entry.run.config.language_systems:
             llms.setdefault(entry.lists.system, entry)
     if baseline is None:
         wanted = first.config.evaluation.baseline

@@ -69,7 +69,7 @@ def compare_stage(
     run = config.output
     rows = sample_rows(config, split)
     users = split.test.select(rows)
-    llms = config.llm_systems
+    llms = config.language_systems
     subject = next((name for name in llms if name != config.evaluation.baseline), None)
     counts = train_counts(split.train, len(catalog))
     options: dict[str, Any] = {"baseline": config.evaluation.baseline, "seed": config.seed}

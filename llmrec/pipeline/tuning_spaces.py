@@ -169,6 +169,14 @@ def read_spaces(config: RunConfig) -> tuple[dict[str, tuple[Space, dict[str, Any
         if name in config.llm_systems and name != (named or config.llm_systems)[0]:
             spaces[name] = {}, {}  # the same fine-tuned model, searched in another way
             continue
+        if config.has_language_model(name) and name not in config.llm_systems:
+            if given.get(name):
+                problems.append(
+                    f"tuning.spaces.{name}: it has the fine-tuned language model as a part, which there is none of before "
+                    f"the run; expected tuning.spaces without {name}, which leaves it as it is"
+                )
+            spaces[name] = {}, {}
+            continue
         written, where = _written(config, name)
         if written is None:
             problems.append(where)
