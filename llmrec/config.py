@@ -112,6 +112,12 @@ class RunConfig(Section):
             problems.append(
                 "split.target_event is set; expected data.columns.event, the column that says what kind an event is"
             )
+        if "age" in self.prompt.time_styles and self.finetune.examples != "one-target":
+            problems.append(
+                "prompt.time has age, which is relative to the moment of asking, and with finetune.examples: every-event each "
+                "event of a document is asked for at a moment of its own; expected finetune.examples: one-target with it, or "
+                "gap, bucket or date"
+            )
         aligned = "finetune.new_tokens.start: collaborative" in self.collaborative_reasons
         if aligned and self.finetune.loss == "vocab":
             problems.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from llmrec.recommenders.ease import EASE
 from llmrec.recommenders.itemknn import ItemKNN
 from llmrec.recommenders.markov import Markov
 from llmrec.recommenders.popularity import Popularity
+from llmrec.recommenders.trend import Trend
 from llmrec.recommenders.userknn import UserKNN
 from llmrec.testing import RecommenderConformance, histories, markov_sequences, split_of
 
@@ -52,6 +54,69 @@ def test_popularity_window_ends_at_the_newest_training_event():
     popularity = Popularity(window_days=2)
     popularity.fit(split)  # from day 8, that day's first second included
     assert popularity.score(histories([5]))[0, :3].tolist() == [1, 0, 1]
+
+
+# --- trend --------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, N - 1), st.integers(0, 40)), min_size=1, max_size=30),
+    st.lists(st.integers(-5, 60), min_size=1, max_size=6),
+    st.sampled_from([(None, None), (1.5, None), (10.0, None), (None, 0.25), (None, 7.0)]),
+    st.none() | st.integers(0, 50),
+)
+def test_trend_counts_the_training_events_before_each_moment(events, moments, lengths, valid_from):
+    events.sort(key=lambda e: e[1])
+    train = histories([i for i, _ in events], timestamps=[[t * DAY for _, t in events]])
+    protocol = replace(SPLIT.protocol, items=N, valid_from=None if valid_from is None else valid_from * DAY)
+    window, half_life = lengths
+    trend = Trend(window_days=window, half_life_days=half_life)
+    trend.fit(Split(train, SPLIT.valid, SPLIT.test, protocol))
+    asked = histories(
+        *[[0, 1] for _ in moments], [], timestamps=[*([-9 * DAY, m * DAY] for m in moments), []]
+    )
+    end = events[-1][1] * DAY + 1
+    for moment, scores in zip([*moments, None], trend.score(asked), strict=True):
+        # The newest known event, no sooner than the split asks and no later than the training events end.
+        first = end if moment is None else moment * DAY
+        at = min(max(first, -math.inf if valid_from is None else valid_from * DAY), end)
+        expected = [0.0] * N
+        for item, day in events:
+            age = at - day * DAY
+            if age > 0:
+                if half_life is not None:
+                    expected[item] += 2 ** (-age / DAY / half_life)
+                else:
+                    expected[item] += (window is None or age <= window * DAY) + 1 / (len(events) + 1)
+        np.testing.assert_allclose(scores, expected, rtol=1e-12, atol=0)
+
+
+def test_trend_by_hand():
+    # Item 0 on days 0 and 1, item 1 on days 1 and 9, item 2 on day 9. Asked on day 3, on day 9, and by nobody known.
+    train = histories([0, 0, 1], [1, 2], timestamps=[[0, DAY, DAY], [9 * DAY, 9 * DAY]])
+    split = Split(train, SPLIT.valid, SPLIT.test, replace(SPLIT.protocol, items=4))
+    asked = histories([3], [3], [], timestamps=[[3 * DAY], [9 * DAY], []])
+    trend = Trend(window_days=2)
+    trend.fit(split)
+    assert trend.score(asked).tolist() == [
+        [1 + 2 / 6, 1 + 1 / 6, 0, 0],
+        [2 / 6, 1 / 6, 0, 0],
+        [2 / 6, 1 + 2 / 6, 1 + 1 / 6, 0],
+    ]
+    trend = Trend(window_days=None, half_life_days=1)
+    trend.fit(split)
+    np.testing.assert_allclose(trend.score(asked)[0], [1 / 8 + 1 / 4, 1 / 4, 0, 0])
+
+
+def test_trend_is_recent_popularity_for_questions_after_the_training_events():
+    train = histories([0, 1, 2], [0, 0], timestamps=[[0, 5 * DAY, 10 * DAY], [8 * DAY - 1, 8 * DAY]])
+    split = Split(train, SPLIT.valid, SPLIT.test, replace(SPLIT.protocol, valid_from=11 * DAY))
+    trend, popularity = Trend(window_days=4), Popularity(window_days=4)
+    trend.fit(split)
+    popularity.fit(split)
+    asked = histories([5], [6], timestamps=[[0], [12 * DAY]])
+    np.testing.assert_array_equal(trend.score(asked).astype(int), popularity.score(asked))
 
 
 # --- ItemKNN ------------------------------------------------------------------------------------------
@@ -281,6 +346,8 @@ def test_wrong_settings_are_told_all_at_once():
         ItemKNN(neighbours=0, shrink=-1, decay=0)
     with pytest.raises(ConfigError, match="window_days=0"):
         Popularity(window_days=0)
+    with pytest.raises(ConfigError, match=r"window_days=0.*half_life_days=-1.*expected one of them"):
+        Trend(window_days=0, half_life_days=-1)
     with pytest.raises(ConfigError, match=r"neighbours=0.*shrink=-1.*decay=2"):
         UserKNN(neighbours=0, shrink=-1, decay=2)
     with pytest.raises(ConfigError, match=r"reg=0.*decay=0"):

@@ -12,8 +12,8 @@ from llmrec.data.histories import History
 from llmrec.identifiers.title import title_identifiers
 from llmrec.models import load_tokenizer
 from llmrec.prompts.template import load_template, template_names
-from llmrec.prompts.time import TIME_STYLES
 from llmrec.prompts.verbalize import Verbalizer
+from llmrec.settings import TIME_STYLES
 
 USERS = ("qzx-7f3a91", "Zaphod.Beeblebrox@zexample.org", "0815471199")
 

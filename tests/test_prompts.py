@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +9,25 @@ import yaml
 from decoding_cases import brute_force
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from llmrec.data.histories import History
+from llmrec.config import RunConfig
+from llmrec.data.histories import Histories, History
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.trie import CompiledTrie
-from llmrec.errors import PromptError
+from llmrec.errors import ConfigError, PromptError
+from llmrec.finetune.examples import one_target_windows, training_examples, training_windows
 from llmrec.identifiers.title import title_identifiers
 from llmrec.prompts.template import PromptTemplate, load_template, render, template_names
-from llmrec.prompts.time import TIME_STYLES, verbalise_times
+from llmrec.prompts.time import TimeWords
 from llmrec.prompts.verbalize import Verbalizer
+from llmrec.settings import TIME_STYLES, Prompt
 
 ROOT = Path(__file__).parents[1]
 DAY = 86_400
+WORDY_AFTER = PromptTemplate("wordy after", "Films:\n", "", "[{time}]|\n")
 WORDY = PromptTemplate("wordy", "Films:\n", "[{time}: ]", "[({year}) ]|\n")
 
 
@@ -97,9 +103,14 @@ def test_unknown_field_names_the_nearest(verbalizer):
 # --- time
 
 
+def at(*texts: str) -> np.ndarray:
+    """Seconds since 1970 of ISO times, UTC where they do not say."""
+    return np.array([int(datetime.fromisoformat(t + "Z" * ("+" not in t)).timestamp()) for t in texts])
+
+
 def test_gap_words():
     times = np.array([0, 30, 3_630, 3_630 + 3 * DAY, 3_630 + 17 * DAY, 3_630 + 17 * DAY + 32_000_000])
-    assert verbalise_times("gap", times) == [
+    assert TimeWords("gap")(times) == [
         "",
         "",
         "1 hour later",
@@ -107,23 +118,137 @@ def test_gap_words():
         "2 weeks later",
         "1 year later",
     ]
-    assert verbalise_times("bucket", times)[2:] == ["hours later", "days later", "weeks later", "years later"]
+    assert TimeWords("bucket")(times)[2:] == ["hours later", "days later", "weeks later", "years later"]
+    assert TimeWords("bucket", min_gap=1)(times)[1] == ""
 
 
 def test_date_is_said_only_when_it_changes():
-    assert verbalise_times("date", np.array([0, 10, DAY])) == ["1 January 1970", "", "2 January 1970"]
+    assert TimeWords("date")(np.array([0, 10, DAY])) == ["1 January 1970", "", "2 January 1970"]
+
+
+def test_calendar_and_clock_are_said_only_when_they_change():
+    # Monday morning, the same morning, that day's evening, Tuesday's, the next Tuesday's night.
+    times = at(
+        "2024-01-15T08:05", "2024-01-15T08:59", "2024-01-15T18:00", "2024-01-16T21:59", "2024-04-23T00:30"
+    )
+    assert TimeWords("weekday")(times) == ["Monday", "", "", "Tuesday", ""]
+    assert TimeWords("part_of_day")(times) == ["morning", "", "evening", "", "night"]
+    assert TimeWords("hour")(times) == ["8 am", "", "6 pm", "9 pm", "12 am"]
+    assert TimeWords("season")(times) == ["winter", "", "", "", "spring"]
+    assert TimeWords("season", hemisphere="south")(times) == ["summer", "", "", "", "autumn"]
+
+
+def test_parts_of_day_and_noon():
+    hours = at(*(f"2024-01-15T{h:02}:00" for h in range(24)))
+    parts = [TimeWords("part_of_day")(hours[h : h + 1])[0] for h in range(24)]
+    expected = ["night"] * 6 + ["morning"] * 6 + ["afternoon"] * 6 + ["evening"] * 4 + ["night"] * 2
+    assert parts == expected
+    assert [TimeWords("hour")(hours)[h] for h in (0, 1, 11, 12, 13, 23)] == [
+        "12 am",
+        "1 am",
+        "11 am",
+        "12 pm",
+        "1 pm",
+        "11 pm",
+    ]
+
+
+def test_a_session_begins_after_a_pause():
+    times = np.array([0, 1_799, 1_799 + 1_800, 10_000])
+    assert TimeWords("session", min_gap=1_800)(times) == ["", "", "new visit", "new visit"]
+
+
+def test_ages_are_relative_to_the_moment_of_asking():
+    times = np.array([0, DAY, 14 * DAY, 14 * DAY + 60, 15 * DAY])
+    assert TimeWords("age")(times) == ["2 weeks ago", "", "1 day ago", "23 hours ago", ""]
+    assert TimeWords("age")(times, now=14 * DAY) == ["2 weeks ago", "1 week ago", "", "", ""]
+    assert TimeWords("age", resolution=DAY)(times // DAY * DAY, now=15 * DAY)[2:] == ["1 day ago", "", ""]
+
+
+def test_styles_are_combined_in_their_order():
+    times = at("2024-01-15T08:00", "2024-01-15T08:01", "2024-01-15T19:00", "2024-01-19T19:00")
+    assert TimeWords("gap+weekday+part_of_day")(times) == [
+        "Monday, morning",
+        "",
+        "10 hours later, evening",
+        "4 days later, Friday",
+    ]
+    assert TimeWords("weekday+gap")(times)[-1] == "Friday, 4 days later"
+
+
+def test_time_is_local_but_for_logs_of_days():
+    new_year = at("2023-12-31T23:30")
+    assert TimeWords("date", timezone="Europe/Berlin")(new_year) == ["1 January 2024"]
+    assert TimeWords("hour+weekday", timezone="Europe/Berlin")(new_year) == ["12 am, Monday"]
+    assert TimeWords("weekday", DAY, timezone="America/New_York")(at("2024-01-01T00:00")) == ["Monday"]
+
+
+@pytest.mark.parametrize("style", ["hour", "part_of_day", "gap+hour"])
+def test_a_log_of_days_has_no_hours_to_tell(style, verbalizer):
+    with pytest.raises(ConfigError, match=r"this log knows days only.*weekday, date"):
+        TimeWords(style, DAY)
+    with pytest.raises(ConfigError, match="this log knows days only"):
+        verbalizer(time=style, resolution=DAY)
+    assert TimeWords(style, 3_600)(at("2024-01-15T08:00"))[0]
+
+
+def test_a_session_is_not_finer_than_the_log():
+    with pytest.raises(ConfigError, match=r"min_gap is 3600 seconds.*at least 86400"):
+        TimeWords("session", DAY)
+    assert TimeWords("session", DAY, DAY)(np.array([0, 0, DAY])) == ["", "", "new visit"]
 
 
 @given(
-    st.sampled_from(sorted(TIME_STYLES)),
+    st.sampled_from([s for s in sorted(TIME_STYLES) if s not in ("hour", "part_of_day")]),
     st.lists(st.integers(0, 20_000), max_size=8),
-    st.sampled_from([DAY, 3_600, 60, 1]),
 )
-def test_nothing_finer_than_the_resolution_is_said(style, days, resolution):
+def test_nothing_finer_than_days_is_said_of_a_log_of_days(style, days):
     times = np.sort(np.array(days, dtype=np.int64)) * DAY
-    words = verbalise_times(style, times, resolution=resolution, min_gap=1)
+    words = TimeWords(style, DAY, min_gap=DAY)(times)
     assert len(words) == len(times)
-    assert not any(unit in w for w in words for unit in ("minute", "hour"))
+    assert not any(unit in w for w in words for unit in ("minute", "hour", "am", "pm"))
+    # What is said does not depend on when in its day an event was.
+    later = np.random.default_rng(0).integers(0, DAY, len(times))
+    assert TimeWords(style, DAY, min_gap=DAY)((times + later) // DAY * DAY) == words
+
+
+def test_time_styles_of_a_config():
+    assert Prompt(time="gap+weekday").time_styles == ("gap", "weekday")
+    with pytest.raises(ValidationError, match=r"no time style 'weekdy' \(did you mean 'weekday'"):
+        Prompt(time="gap+weekdy")
+    with pytest.raises(ValidationError, match="expected each once"):
+        Prompt(time="gap+gap")
+    with pytest.raises(ValidationError, match="expected each once"):
+        Prompt(time="none+gap")
+    with pytest.raises(ValidationError, match="there is no time zone 'Berlin'"):
+        Prompt(timezone="Berlin")
+
+
+def test_ages_need_one_target_a_document():
+    config = {
+        "name": "x",
+        "output": "x",
+        "data": {"dataset": "ml-100k"},
+        "prompt": {"time": "gap+age"},
+        "evaluation": {"baseline": "llm"},
+    }
+    with pytest.raises(ValidationError, match=r"prompt.time has age.*expected finetune.examples: one-target"):
+        RunConfig.model_validate(config)
+    RunConfig.model_validate(config | {"finetune": {"examples": "one-target"}})
+
+
+@pytest.mark.parametrize("style", sorted(TIME_STYLES))
+def test_a_one_target_document_begins_with_the_prompt_for_its_target(verbalizer, style):
+    v = verbalizer(WORDY_AFTER, time=style, max_events=4)
+    whole = Histories.from_list([history(9, step=40_000)])
+    windows = one_target_windows(training_windows(whole, 4), whole, 4)
+    examples = training_examples(v, whole, windows, None)
+    assert sorted(windows.first_target) == list(range(1, 9))
+    for target, example in zip(windows.first_target, examples, strict=True):
+        past = whole[0]
+        prompt = v.prompt(History("u", past.items[:target], past.timestamps[:target]))
+        assert (example.token_ids[: len(prompt)] == prompt).all()
+        assert example.positions[0] == len(prompt) - 1
 
 
 # --- documents and prompts

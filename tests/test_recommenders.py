@@ -20,6 +20,7 @@ from llmrec.recommenders.llm import LLMRecommender
 from llmrec.recommenders.markov import Markov
 from llmrec.recommenders.popularity import Popularity
 from llmrec.recommenders.registry import RECOMMENDERS, build_recommender, system_problems
+from llmrec.recommenders.trend import Trend
 from llmrec.recommenders.userknn import UserKNN
 from llmrec.settings import Decoding, Finetune
 from llmrec.testing import RecommenderConformance, ScoringConformance
@@ -35,6 +36,21 @@ class TestPopularity(ScoringConformance):
 class TestRecentPopularity(ScoringConformance):
     def make(self):
         return Popularity(window_days=2 / DAY)
+
+
+class TestTrend(ScoringConformance):
+    def make(self):
+        return Trend()
+
+
+class TestTrendOfAFewEvents(ScoringConformance):
+    def make(self):
+        return Trend(window_days=2 / DAY)
+
+
+class TestTrendWithAHalfLife(ScoringConformance):
+    def make(self):
+        return Trend(window_days=None, half_life_days=3 / DAY)
 
 
 class TestMarkov(ScoringConformance):

@@ -32,6 +32,7 @@ SYSTEM_LABELS = {
     "userknn": "UserKNN",
     "content": "Content-based",
     "popularity": "Popularity",
+    "trend": "Trend",
     "markov": "Markov chain",
     "hybrid": "Hybrid",
     "random": "Random",

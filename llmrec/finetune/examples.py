@@ -100,7 +100,8 @@ def training_examples(
             verbalizer.document(
                 History(
                     histories.user_ids[user], histories.items[start:stop], histories.timestamps[start:stop]
-                )
+                ),
+                now=int(histories.timestamps[first - 1]),  # what a prompt for the first target would know
             ),
             int(first - start),
             alternatives,

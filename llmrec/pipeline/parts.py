@@ -123,7 +123,8 @@ def language_parts(
     Raises
     ------
     ConfigError
-        The template states the target's time although ``prompt.target_time`` is off.
+        The template states the target's time although ``prompt.target_time`` is off, or the log is too coarse for
+        ``prompt.time``.
     """
     from llmrec.decoding.trie import CompiledTrie
     from llmrec.identifiers.base import with_new_tokens
@@ -140,6 +141,8 @@ def language_parts(
         time=config.prompt.time,
         resolution=split.protocol.time_resolution,
         min_gap=config.prompt.min_gap,
+        timezone=config.prompt.timezone or config.data.cleaning.timezone,
+        hemisphere=config.prompt.hemisphere,
         max_events=config.prompt.max_events,
         # None where the model's config does not say.
         context_length=getattr(model, "max_position_embeddings", None),

@@ -17,8 +17,7 @@ from llmrec.pipeline.artefacts import read_json
 from llmrec.pipeline.lists import SystemLists
 from llmrec.pipeline.tuning import tuning_rows
 from llmrec.prompts.template import load_template
-from llmrec.prompts.time import TIME_STYLES
-from llmrec.settings import Decoding
+from llmrec.settings import TIME_STYLES, Decoding
 
 __all__ = [
     "adapter_curves",
@@ -118,7 +117,7 @@ def llm_notes(config: RunConfig, name: str, shown_as: str | None = None) -> LLMN
         epochs=round(counts["epochs"], 2) if counts else None,
         decoding=_decoding_words(config.decoding_for(name), config.prompt.max_events),
         template=_template_text(config),
-        time_in_words=f"{config.prompt.time}: {TIME_STYLES[config.prompt.time]}",
+        time_in_words="; ".join(f"{style}: {TIME_STYLES[style]}" for style in config.prompt.time_styles),
         target_time_in_prompt=config.prompt.target_time,
     )
 

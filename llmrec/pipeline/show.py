@@ -66,7 +66,8 @@ def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
         return
     train = split.train[split.train.user_ids.index(user)]
     window = slice(-verbalizer.max_events - 1, None)
-    document = verbalizer.document(History(user, train.items[window], train.timestamps[window]))
+    shown = History(user, train.items[window], train.timestamps[window])
+    document = verbalizer.document(shown, now=int(shown.timestamps[-2:][0]))
     n_targets = int((document.stops - document.starts)[1:].sum())
     say(f"\nNewest training window: {len(document.token_ids):,} tokens, of which {n_targets:,} in "
         f"{len(document.starts) - 1} targets (in green; the first event is context)")  # fmt: skip

@@ -27,6 +27,7 @@ _SEQUENTIAL: dict[str, Any] = {
 
 SPACES: dict[str, dict[str, Any]] = {
     "popularity": {"window_days": [None, 7, 30, 90, 365]},
+    "trend": {"window_days": [None, 3, 7, 10, 14, 30, 90, 365]},
     "markov": {
         "shrink": {"low": 1.0, "high": 1000.0, "log": True},
         "decay": {"low": 0.0, "high": 0.9, "step": 0.1},

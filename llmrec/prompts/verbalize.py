@@ -10,7 +10,7 @@ Shapes: T tokens of a document, L events.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ from llmrec.data.catalog import Catalog
 from llmrec.data.histories import History
 from llmrec.errors import PromptError
 from llmrec.prompts.template import PromptTemplate, render
-from llmrec.prompts.time import verbalise_times
+from llmrec.prompts.time import TimeWords
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,13 +50,18 @@ class Verbalizer:
     identifiers
         Token ids of each item's identifier, including its end token [N].
     time
-        One of :data:`llmrec.prompts.time.TIME_STYLES`.
-    resolution, min_gap
-        See :func:`llmrec.prompts.time.verbalise_times`.
+        One of :data:`llmrec.settings.TIME_STYLES`, or several joined by ``+``.
+    resolution, min_gap, timezone, hemisphere
+        See :class:`llmrec.prompts.time.TimeWords`.
     max_events
         Longest history that a prompt shows: the newest events. Older ones are not in the prompt.
     context_length
         Longest sequence the model can read, in tokens.
+
+    Raises
+    ------
+    ConfigError
+        The log is too coarse for the style of time.
     """
 
     def __init__(
@@ -69,6 +74,8 @@ class Verbalizer:
         time: str = "gap",
         resolution: int = 1,
         min_gap: int = 3600,
+        timezone: str = "UTC",
+        hemisphere: str = "north",
         max_events: int = 20,
         context_length: int | None = None,
     ) -> None:
@@ -78,7 +85,7 @@ class Verbalizer:
         self.max_events = max_events
         self.context_length = context_length
         self._identifiers = [np.asarray(i, dtype=np.int64) for i in identifiers]
-        self._times = partial(verbalise_times, time, resolution=resolution, min_gap=min_gap)
+        self._times = TimeWords(time, resolution, min_gap, timezone, hemisphere)
         self._attributes = {name: attributes[name] for name in template.fields() - {"time"}}
         self._tokenizer = tokenizer
         self._cache: dict[str, NDArray[np.int64]] = {}
@@ -87,8 +94,14 @@ class Verbalizer:
         bos = list(tokenizer("", add_special_tokens=True)["input_ids"])
         self._head = np.concatenate([np.asarray(bos, dtype=np.int64), self._encode(template.preamble)])
 
-    def document(self, history: History) -> Document:
+    def document(self, history: History, now: int | None = None) -> Document:
         """Verbalise a whole history; no windowing is applied.
+
+        Parameters
+        ----------
+        now
+            What ages are relative to, in seconds since 1970: the newest event before the first target; the newest of all if left
+            out.
 
         Raises
         ------
@@ -97,7 +110,7 @@ class Verbalizer:
         """
         pieces, starts, stops = [self._head], [], []
         position = len(self._head)
-        for item, when in self._events(history):
+        for item, when in zip(history.items.tolist(), self._times(history.timestamps, now), strict=True):
             before, identifier, after = self._event(item, when)
             starts.append(position + len(before))
             stops.append(position + len(before) + len(identifier))
@@ -137,7 +150,8 @@ class Verbalizer:
                         f"The template {self.template.name!r} states the target's time, but no time was given for "
                         f"user {history.user_id!r}. Give target timestamps, or move {{time}} to the part 'after'."
                     )
-                when = self._times(np.append(window.timestamps, target_timestamp))[-1]
+                now = int(window.timestamps[-1])
+                when = self._times(np.append(window.timestamps, target_timestamp), now)[-1]
             pieces.append(self._encode(render(self.template.before, {"time": when})))
         tokens = np.concatenate(pieces)
         self._check_length(tokens, history, room=max(map(len, self._identifiers)))
@@ -163,10 +177,6 @@ class Verbalizer:
         # Spaces are not cleaned up: a text is to be the item's to the letter.
         decode = self._tokenizer.decode
         return [str(decode(list(map(int, s)), clean_up_tokenization_spaces=False)) for s in sequences]
-
-    def _events(self, history: History) -> list[tuple[int, str]]:
-        times = self._times(history.timestamps)
-        return [(int(item), when) for item, when in zip(history.items, times, strict=True)]
 
     def _event(self, item: int, when: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         values = {name: column[item] for name, column in self._attributes.items()} | {"time": when}

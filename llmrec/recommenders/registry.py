@@ -17,6 +17,7 @@ __all__ = ["RECOMMENDERS", "build_recommender", "recommender_class", "system_pro
 
 RECOMMENDERS = {
     "popularity": "llmrec.recommenders.popularity:Popularity",
+    "trend": "llmrec.recommenders.trend:Trend",
     "markov": "llmrec.recommenders.markov:Markov",
     "itemknn": "llmrec.recommenders.itemknn:ItemKNN",
     "userknn": "llmrec.recommenders.userknn:UserKNN",

@@ -6,6 +6,7 @@ The same dotted name is the YAML key, the ``--set`` override and the Python keyw
 from llmrec.settings.data import Cleaning, Columns, Data, Privacy, SourceSettings
 from llmrec.settings.evaluation import EvaluationSettings, Tuned, Tuning
 from llmrec.settings.language import (
+    TIME_STYLES,
     Decoding,
     Finetune,
     Identifiers,
@@ -18,6 +19,7 @@ from llmrec.settings.section import Section
 from llmrec.settings.split import SplitSettings
 
 __all__ = [
+    "TIME_STYLES",
     "Cleaning",
     "Columns",
     "Data",

@@ -6,9 +6,33 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from llmrec.settings.section import Section
+from llmrec.errors import nearest
+from llmrec.settings.section import Section, TimeZone
 
-__all__ = ["Decoding", "Finetune", "Identifiers", "LanguageModel", "NewTokens", "Prompt", "Validation"]
+__all__ = [
+    "TIME_STYLES",
+    "Decoding",
+    "Finetune",
+    "Identifiers",
+    "LanguageModel",
+    "NewTokens",
+    "Prompt",
+    "Validation",
+]
+
+TIME_STYLES = {
+    "none": "say nothing about time",
+    "gap": "the time since the event before, e.g. '3 days later'",
+    "bucket": "the same in classes: hours, days, weeks, months or years later",
+    "date": "the date, whenever it differs from that of the event before, e.g. '20 September 1997'",
+    "weekday": "the day of the week, whenever it differs, e.g. 'Monday'",
+    "part_of_day": "morning, afternoon, evening or night, whenever it differs",
+    "hour": "the hour, whenever it differs, e.g. '2 pm'",
+    "season": "the season, whenever it differs, e.g. 'winter'",
+    "session": "'new visit' after a pause",
+    "age": "the time up to the newest known event, whenever it differs, e.g. '2 weeks ago'",
+}
+"""What a prompt can say about the time of an event."""
 
 
 class Prompt(Section):
@@ -16,15 +40,42 @@ class Prompt(Section):
 
     template: str = "items"
     """Name of a template that comes with llmrec (films, products, items), or the path of a .yaml file."""
-    time: Literal["none", "gap", "bucket", "date"] = "gap"
-    """What {time} says. Never finer than the resolution of the log."""
+    time: str = "gap"
+    """What {time} says: none, gap, bucket, date, weekday, part_of_day, hour, season, session or age, or several of them,
+    joined by +: gap+weekday. Never finer than the resolution of the log: part_of_day and hour need a log that knows hours. age
+    needs finetune.examples: one-target (prompts/README.md)."""
     min_gap: int = Field(default=3600, ge=1)
-    """Seconds; shorter gaps go without saying. Every word costs tokens."""
+    """Seconds; shorter gaps and ages go without saying, and longer ones begin a session. Every word costs tokens."""
+    timezone: TimeZone | None = None
+    """IANA name of the zone in which dates, weekdays and hours are told; null for that of data.cleaning.timezone. Days of a
+    log of days are told as they are."""
+    hemisphere: Literal["north", "south"] = "north"
+    """Where the users' seasons are."""
     max_events: int = Field(default=20, ge=1)
     """Longest history shown, in events; older events are not in the prompt. Cost grows with it."""
     target_time: bool = False
     """Whether the template may say when the target happens. Other systems do not know that: an unfair advantage
     that the report will point out."""
+
+    @property
+    def time_styles(self) -> tuple[str, ...]:
+        """The styles that ``time`` joins."""
+        return tuple(self.time.split("+"))
+
+    @field_validator("time")
+    @classmethod
+    def _known_styles(cls, value: str) -> str:
+        styles = value.split("+")
+        problems = [
+            f"there is no time style {style!r}{nearest(style, TIME_STYLES)}; expected some of {', '.join(TIME_STYLES)}, joined by +"
+            for style in styles
+            if style not in TIME_STYLES
+        ]
+        if len(set(styles)) < len(styles) or (len(styles) > 1 and "none" in styles):
+            problems.append(f"{value!r} says a style twice, or none among others; expected each once")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
 
 
 class Identifiers(Section):

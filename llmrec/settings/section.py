@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+from zoneinfo import ZoneInfo
 
-__all__ = ["Section"]
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+__all__ = ["Section", "TimeZone"]
 
 
 class Section(BaseModel):
@@ -13,3 +16,17 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
     )
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(
+            f"there is no time zone {name!r}; expected an IANA name such as Europe/Berlin"
+        ) from None
+    return name
+
+
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
+"""The IANA name of a time zone, such as Europe/Berlin."""
