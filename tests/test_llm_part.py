@@ -216,7 +216,9 @@ def test_kept_scores_are_those_of_the_question(tmp_path):
     rng = np.random.default_rng(0)
     first = histories([1, 2], [3], [4, 5, 6])
     scores = rng.standard_normal((3, 9))
-    KeptScores(tmp_path / "a", 9).write(first, scores, 6.0)
+    writer = KeptScores(tmp_path / "a", 9)
+    writer.write(first, scores, 6.0)
+    assert writer.read(first)[2] == 0  # it has spent them itself
     kept = KeptScores(tmp_path / "a", 9)
     # Other users with the same past ask the same; the same items at other times do not.
     asked = histories([4, 5, 6], [7], [3], [3], timestamps=[[0, 1, 2], [0], [0], [5]], users=list("wxyz"))
@@ -224,6 +226,7 @@ def test_kept_scores_are_those_of_the_question(tmp_path):
     assert missing.tolist() == [1, 3]
     assert (found[[0, 2]] == scores[[2, 1]]).all()
     assert seconds == pytest.approx(4.0)
+    assert kept.read(first)[2] == pytest.approx(2.0)  # of the one that is new
     assert KeptScores(tmp_path / "b", 9).read(first)[1].tolist() == [0, 1, 2]
     nothing = KeptScores(None, 9)
     nothing.write(first, scores, 1.0)

@@ -19,7 +19,7 @@ from llmrec.data.split import Split
 from llmrec.errors import ConfigError, DataError
 from llmrec.recommenders.comparable import Fusion, comparable, new_items
 from llmrec.recommenders.llm_scores import LanguageModel
-from llmrec.recommenders.parts import MadeOfParts, Parts, given_metrics
+from llmrec.recommenders.parts import MadeOfParts, Parts, given_gains
 from llmrec.recommenders.training_settings import OnEpoch
 
 __all__ = ["Hybrid", "weight_grid"]
@@ -150,33 +150,42 @@ class Hybrid(MadeOfParts):
             )
         self.fit_parts(split)
         if self.weights is None:
-            grid = weight_grid(len(self.parts_), self.steps)
-            users = split.valid.select(split.valid.sample_rows(self.validation_users, self.seed))
-            gains = self._validate(users, grid, split.protocol.exclude_seen)
-            best = int(gains.argmax())
-            self.weights_ = dict(zip(self.parts_, grid[best].tolist(), strict=True))
-            alone = [float(gains[(grid == corner).all(axis=1)][0]) for corner in np.eye(len(self.parts_))]
-            self.chosen_ = {
-                "weights": self.weights_,
-                "ndcg@10": float(gains[best]),
-                "ndcg@10 alone": dict(zip(self.parts_, alone, strict=True)),
-                "users": len(users),
-            }
+            self._choose(*self._validate(split))
         else:
             total = sum(self.weights.values())
             self.weights_ = {part: self.weights[part] / total for part in self.parts_}
 
-    def _validate(self, users: Holdout, grid: NDArray[np.float64], exclude_seen: bool) -> NDArray[np.float64]:
-        """Return the NDCG@10 of each point of the grid [G]; every part scores every user once."""
-        gains = np.zeros(len(grid))
-        for start in range(0, len(users), self.users_at_once):
-            holdout = users.select(np.arange(start, min(start + self.users_at_once, len(users))))
+    def _choose(self, grid: NDArray[np.float64], gains: NDArray[np.float64]) -> None:
+        """Take the point of the grid [G, P] with the highest mean of the users' gains [G, U]."""
+        means = gains.mean(axis=1)
+        best = int(means.argmax())
+        self.weights_ = dict(zip(self.parts_, grid[best].tolist(), strict=True))
+        alone = [float(means[(grid == corner).all(axis=1)][0]) for corner in np.eye(len(self.parts_))]
+        self.chosen_ = {
+            "weights": self.weights_,
+            "ndcg@10": float(means[best]),
+            "ndcg@10 alone": dict(zip(self.parts_, alone, strict=True)),
+            "users": gains.shape[1],
+        }
+
+    def validation(self, split: Split) -> Holdout:
+        """Return the validation users by whom weights are chosen."""
+        return split.valid.select(split.valid.sample_rows(self.validation_users, self.seed))
+
+    def _validate(self, split: Split) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the grid [G, P] and each user's NDCG@10 at each of its points [G, U]; a part scores a user once."""
+        grid = weight_grid(len(self.parts_), self.steps)
+        gains = []
+        for holdout in self.blocks(self.validation(split)):
             scores = self._comparable(self.part_scores(holdout.histories), holdout.histories)
-            for g, weights in enumerate(grid):
-                fused = np.tensordot(weights, scores, 1)
-                _, ndcg = given_metrics(fused, holdout, exclude_seen=exclude_seen)
-                gains[g] += ndcg * len(holdout) / len(users)
-        return gains
+            fused = (np.tensordot(weights, scores, 1) for weights in grid)
+            gains.append([given_gains(f, holdout, exclude_seen=split.protocol.exclude_seen) for f in fused])
+        return grid, np.concatenate(gains, axis=1)
+
+    def blocks(self, users: Holdout) -> Iterator[Holdout]:
+        """Yield as many users as are scored at once."""
+        for start in range(0, len(users), self.users_at_once):
+            yield users.select(np.arange(start, min(start + self.users_at_once, len(users))))
 
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return the weighted sum of the parts' comparable scores, or the scores of a part that has all the weight [U, N]."""

@@ -35,24 +35,31 @@ class KeptScores:
         self.folder, self.n_items = folder, n_items
         self._places: dict[str, tuple[Path, int]] = {}  # question -> file and row
         self._bytes = 0
+        self._counted: set[str] = set()  # questions whose seconds have been told, or were spent here
         for path in sorted(folder.glob("*.npz")) if folder is not None else ():
             self._note(path)
 
     def read(self, histories: Histories) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
-        """Return the scores [U, N], the rows that are not known, and the seconds that the known ones once took."""
+        """Return the scores [U, N], the rows that are not known, and the seconds that the known ones once took.
+
+        The seconds of a question are returned once, and not at all by who has spent them.
+        """
         scores = np.empty((len(histories), self.n_items))
-        missing, wanted = [], dict[Path, list[tuple[int, int]]]()
+        missing, wanted = [], dict[Path, list[tuple[int, int, bool]]]()
         for row, history in enumerate(histories):
-            if (place := self._places.get(_question(history))) is None:
+            question = _question(history)
+            if (place := self._places.get(question)) is None:
                 missing.append(row)
             else:
-                wanted.setdefault(place[0], []).append((row, place[1]))
+                new = question not in self._counted
+                wanted.setdefault(place[0], []).append((row, place[1], new))
+                self._counted.add(question)
         seconds = 0.0
-        for path, pairs in wanted.items():
-            rows, places = np.array(pairs).T
+        for path, found_there in wanted.items():
+            rows, places, new_there = np.array(found_there).T
             with np.load(path) as found:
                 scores[rows] = found["scores"][places]
-                seconds += float(found["seconds"]) * len(pairs) / len(found["questions"])
+                seconds += float(found["seconds"]) * int(new_there.sum()) / len(found["questions"])
         return scores, np.array(missing, dtype=np.int64), seconds
 
     def write(self, histories: Histories, scores: NDArray[np.float64], seconds: float) -> None:
@@ -64,6 +71,7 @@ class KeptScores:
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, questions=questions, scores=scores, seconds=np.float64(seconds))
         self._note(path)
+        self._counted.update(questions.tolist())
 
     def _note(self, path: Path) -> None:
         try:

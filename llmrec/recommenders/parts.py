@@ -16,10 +16,10 @@ from llmrec.config import System
 from llmrec.data.histories import Histories, Holdout
 from llmrec.data.split import Split
 from llmrec.recommenders.base import ScoringRecommender
-from llmrec.recommenders.holdout import holdout_metrics
+from llmrec.recommenders.holdout import holdout_gains
 from llmrec.recommenders.registry import build_recommender, recommender_class, system_problems
 
-__all__ = ["MadeOfParts", "Parts", "given_metrics"]
+__all__ = ["MadeOfParts", "Parts", "given_gains"]
 
 Parts = Mapping[str, Mapping[str, Any] | None] | Sequence[str]
 """The settings of each part by its name, with ``kind`` where the name is not the kind, as under ``systems``; or a list of
@@ -100,11 +100,11 @@ class MadeOfParts(ScoringRecommender):
         self.spared_seconds_ = sum(part.spared_seconds_ for part in self.parts_.values())
 
 
-def given_metrics(
+def given_gains(
     scores: NDArray[np.float64], holdout: Holdout, *, exclude_seen: bool
-) -> tuple[float, float]:
-    """Return the mean HR@10 and NDCG@10 of scores that are there already [U, N]."""
-    return holdout_metrics(_Given(scores), holdout, exclude_seen=exclude_seen)
+) -> NDArray[np.float64]:
+    """Return each user's NDCG@10 [U] by scores that are there already [U, N]."""
+    return holdout_gains(_Given(scores), holdout, exclude_seen=exclude_seen)
 
 
 class _Given(ScoringRecommender):
