@@ -20,6 +20,7 @@ from llmrec.recommenders.llm import LLMRecommender
 from llmrec.recommenders.markov import Markov
 from llmrec.recommenders.popularity import Popularity
 from llmrec.recommenders.registry import RECOMMENDERS, build_recommender, system_problems
+from llmrec.recommenders.rerank import Rerank
 from llmrec.recommenders.trend import Trend
 from llmrec.recommenders.userknn import UserKNN
 from llmrec.settings import Decoding, Finetune
@@ -128,6 +129,13 @@ class TestHybridOfChosenWeights(ScoringConformance):
     def make(self):
         parts = {"markov": {}, "text": {"kind": "content"}, "userknn": {"neighbours": 5}}
         return Hybrid(parts=parts, fusion="zscore", catalog=self.catalog)
+
+
+class TestRerank(ScoringConformance):
+    reads_validation = True
+
+    def make(self):
+        return Rerank(parts=["ease", "markov"], candidates=10, folds=3, max_trees=20, min_rows=5, l2=0.0)
 
 
 class TestHybridWithANetwork(ScoringConformance):

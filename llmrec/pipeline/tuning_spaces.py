@@ -48,6 +48,12 @@ SPACES: dict[str, dict[str, Any]] = {
     },
     "content": {"vectors": ["tfidf", "lm"], "decay": {"low": 0.5, "high": 1.0, "step": 0.1}},
     "hybrid": {"fusion": ["zscore", "rank", "logprob"]},
+    "rerank": {
+        "candidates": [20, 50, 100, 200],
+        "leaves": [4, 8, 16],
+        "min_rows": [50, 100, 200, 400],
+        "learning_rate": {"low": 0.01, "high": 0.1, "log": True},
+    },
     "sasrec": {**_SEQUENTIAL, "layers": [1, 2, 3], "temperature": [0.05, 0.07, 0.1, 0.15, 0.2]},
     "gru4rec": {
         **_SEQUENTIAL,

@@ -149,22 +149,30 @@ class Hybrid(MadeOfParts):
                 "users, or weights in the config."
             )
         self.fit_parts(split)
+        grid = self._grid()
         if self.weights is None:
-            self._choose(*self._validate(split))
+            self._choose(grid, self._validate(split, grid))
         else:
-            total = sum(self.weights.values())
-            self.weights_ = {part: self.weights[part] / total for part in self.parts_}
+            self.weights_ = dict(zip(self.parts_, grid[0].tolist(), strict=True))
+
+    def _grid(self) -> NDArray[np.float64]:
+        """Return the weights to choose among [G, P]: the given ones, or all of a grid."""
+        if self.weights is None:
+            return weight_grid(len(self.parts_), self.steps)
+        given: NDArray[np.float64] = np.array([[self.weights[part] for part in self.parts_]])
+        total: float = given.sum()
+        return given / total
 
     def _choose(self, grid: NDArray[np.float64], gains: NDArray[np.float64]) -> None:
-        """Take the point of the grid [G, P] with the highest mean of the users' gains [G, U]."""
+        """Take the weights [G, P] with the highest mean of the users' gains [G, U]."""
         means = gains.mean(axis=1)
         best = int(means.argmax())
         self.weights_ = dict(zip(self.parts_, grid[best].tolist(), strict=True))
-        alone = [float(means[(grid == corner).all(axis=1)][0]) for corner in np.eye(len(self.parts_))]
+        alone = {part: means[grid[:, p] == 1] for p, part in enumerate(self.parts_)}
         self.chosen_ = {
             "weights": self.weights_,
             "ndcg@10": float(means[best]),
-            "ndcg@10 alone": dict(zip(self.parts_, alone, strict=True)),
+            "ndcg@10 alone": {part: float(value[0]) for part, value in alone.items() if len(value)},
             "users": gains.shape[1],
         }
 
@@ -172,15 +180,14 @@ class Hybrid(MadeOfParts):
         """Return the validation users by whom weights are chosen."""
         return split.valid.select(split.valid.sample_rows(self.validation_users, self.seed))
 
-    def _validate(self, split: Split) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the grid [G, P] and each user's NDCG@10 at each of its points [G, U]; a part scores a user once."""
-        grid = weight_grid(len(self.parts_), self.steps)
+    def _validate(self, split: Split, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return each validation user's NDCG@10 under each of some weights [G, U]; a part scores a user once."""
         gains = []
         for holdout in self.blocks(self.validation(split)):
             scores = self._comparable(self.part_scores(holdout.histories), holdout.histories)
             fused = (np.tensordot(weights, scores, 1) for weights in grid)
             gains.append([given_gains(f, holdout, exclude_seen=split.protocol.exclude_seen) for f in fused])
-        return grid, np.concatenate(gains, axis=1)
+        return np.concatenate(gains, axis=1)
 
     def blocks(self, users: Holdout) -> Iterator[Holdout]:
         """Yield as many users as are scored at once."""
@@ -190,13 +197,17 @@ class Hybrid(MadeOfParts):
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return the weighted sum of the parts' comparable scores, or the scores of a part that has all the weight [U, N]."""
         weights = np.array([self.weights_[part] for part in self.parts_])  # [P]
-        scores = self.part_scores(histories)
+        return self.fuse(weights, self.part_scores(histories), histories)
+
+    def fuse(
+        self, weights: NDArray[np.float64], scores: NDArray[np.float64], histories: Histories
+    ) -> NDArray[np.float64]:
+        """Return what weights [P] make of the scores of all parts [P, U, N]."""
         if weights.max() == 1:
             # Mapped to another scale, scores that differ in the last bit could become equal.
             alone: NDArray[np.float64] = scores[weights.argmax()]
             return alone
-        fused: NDArray[np.float64] = np.tensordot(weights, self._comparable(scores, histories), 1)
-        return fused
+        return np.asarray(np.tensordot(weights, self._comparable(scores, histories), 1), dtype=np.float64)
 
     def _comparable(self, scores: NDArray[np.float64], histories: Histories) -> NDArray[np.float64]:
         """Return the comparable scores of all parts [P, U, N]."""

@@ -100,9 +100,7 @@ class MadeOfParts(ScoringRecommender):
         self.spared_seconds_ = sum(part.spared_seconds_ for part in self.parts_.values())
 
 
-def given_gains(
-    scores: NDArray[np.float64], holdout: Holdout, *, exclude_seen: bool
-) -> NDArray[np.float64]:
+def given_gains(scores: NDArray[np.float64], holdout: Holdout, *, exclude_seen: bool) -> NDArray[np.float64]:
     """Return each user's NDCG@10 [U] by scores that are there already [U, N]."""
     return holdout_gains(_Given(scores), holdout, exclude_seen=exclude_seen)
 

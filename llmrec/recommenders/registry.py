@@ -27,6 +27,7 @@ RECOMMENDERS = {
     "gru4rec": "llmrec.recommenders.gru4rec:GRU4Rec",
     "bert4rec": "llmrec.recommenders.bert4rec:BERT4Rec",
     "hybrid": "llmrec.recommenders.hybrid:Hybrid",
+    "rerank": "llmrec.recommenders.rerank:Rerank",
 }
 
 # By itself it makes lists by a search of its own; as a part of another system, of which this is the class, it scores all items.
