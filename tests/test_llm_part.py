@@ -84,7 +84,8 @@ def test_from_config_to_report(config, tmp_path, work, capsys):
     assert cost["seeds"]["fit_seconds"] >= epochs
     assert cost["fused"]["recommend_seconds"] >= 0.5 * cost["only"]["recommend_seconds"]
     report = (run / "report.md").read_text()
-    assert "fused" in report
+    assert "fused: chosen on the validation users" in report
+    assert "ndcg@10 alone: llm" in report
     assert not (run / "checkpoints").exists()
     stamps = {p: p.stat().st_mtime_ns for p in (run / "recommendations").iterdir()}
     llmrec("run", path, capsys=capsys)

@@ -262,4 +262,7 @@ def test_in_a_run_with_the_language_model_as_a_part(config, tmp_path, capsys):
     chosen = read_meta(tmp_path / "run" / "recommendations" / "reranked.parquet")["chosen"]
     assert set(chosen["weights"]) == set(parts)
     assert "cross-validated ndcg@10" in chosen
-    assert "reranked" in (tmp_path / "run" / "report.md").read_text()
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "reranked: chosen on the validation users" in report
+    said = "beats the plain fusion" if chosen["beats the plain fusion"] else "does not beat the plain fusion"
+    assert f"the re-ranker {said}" in report

@@ -29,6 +29,7 @@ from llmrec.pipeline.lists import SystemLists, evaluate_lists, first_trainings, 
 from llmrec.pipeline.parts import language_parts, sample_rows
 from llmrec.pipeline.report_notes import (
     adapter_curves,
+    chosen_notes,
     cleaning_notes,
     epoch_curves,
     llm_notes,
@@ -101,7 +102,7 @@ def compare_stage(
         free=free,
         curves=(*epoch_curves(first, {}), *adapter_curves(config)),
         tuning=tuning_notes(config),
-        diagnostics=read_diagnostics(config),
+        diagnostics=(*chosen_notes(first), *read_diagnostics(config)),
         users=user_examples(
             users,
             [lists.recs for lists in first.values()],

@@ -43,7 +43,7 @@ class Hybrid(MadeOfParts):
         The recommenders by name: for each its settings, with ``kind`` where the name is not the kind, as under ``systems``;
         or a list of kinds, all with their defaults. Any that scores all items can be one, a hybrid too, and the run's
         fine-tuned language model, ``llm: {}``. A part may set its own ``seed``: ``{sasrec: {}, again: {kind: sasrec, seed: 1}}``
-        shows what two trainings of one system are worth, beside which a second system has to prove itself.
+        shows what two trainings of one system are worth together, and so what of a fusion is no merit of the other system.
     fusion
         zscore: scores less their mean, over their standard deviation. rank: reciprocal ranks, deaf to how sure a part is;
         robust. logprob: log-probabilities, for parts that are trained as such (sasrec, markov).
