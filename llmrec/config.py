@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,22 @@ class System(BaseModel):
         """Settings of the kind."""
         return dict(self.model_extra or {})
 
+    def parts(self) -> dict[str, System]:
+        """Return the systems that it is made of, by name; none where ``parts`` is no setting of it, or malformed."""
+        given = self.options.get("parts")
+        if isinstance(given, (list, tuple)):
+            given = {part: None for part in given if isinstance(part, str)}
+        found = {}
+        for part, options in given.items() if isinstance(given, Mapping) else ():
+            # What is malformed is reported with the other settings of systems.
+            with contextlib.suppress(ValidationError):
+                found[str(part)] = System.model_validate({} if options is None else options)
+        return found
+
+    def has_kind(self, kind: str, name: str) -> bool:
+        """Return whether a system of this name is of a kind, or any part of it."""
+        return self.kind_as(name) == kind or any(s.has_kind(kind, part) for part, s in self.parts().items())
+
 
 class RunConfig(Section):
     """Everything that decides what a run makes."""
@@ -84,6 +101,13 @@ class RunConfig(Section):
             if re.search(r"\.seed\d+$", name)
         ]
         problems += self._decoding_problems()
+        if self.prompt.target_time:
+            problems += [
+                f"prompt.target_time is true and systems.{name} has the language model as a part, which is asked for scores "
+                "of all items without being told when the target happens; expected target_time: false, or no such part"
+                for name in self.systems
+                if self.has_language_model(name) and name not in self.llm_systems
+            ]
         if self.split.target_event is not None and self.data.columns.event is None:
             problems.append(
                 "split.target_event is set; expected data.columns.event, the column that says what kind an event is"
@@ -149,13 +173,29 @@ class RunConfig(Section):
         """Names of the systems that are the language model."""
         return [name for name, system in self.systems.items() if system.kind_as(name) == LLM]
 
+    def has_language_model(self, system: str) -> bool:
+        """Return whether a system is the language model or has it as a part."""
+        return self.systems[system].has_kind(LLM, system)
+
+    @property
+    def language_systems(self) -> list[str]:
+        """Names of the systems that show what the language model can do: it by itself, or else those it is a part of."""
+        return self.llm_systems or [name for name in self.systems if self.has_language_model(name)]
+
     def trainings(self, system: str) -> dict[str, int]:
         """Return the seed of each training of a system, by the name of its lists: ``{"sasrec": 0, "sasrec.seed1": 1}``."""
         further = range(self.seed + 1, self.seed + self.systems[system].seeds)
         return {system: self.seed, **{f"{system}.seed{seed}": seed for seed in further}}
 
     def decoding_for(self, system: str) -> Decoding:
-        """Return the section decoding with what one language-model system sets otherwise."""
+        """Return the section decoding with what one language-model system sets otherwise.
+
+        A system that has the language model as a part has all items scored by it, in torch.
+        """
+        if system not in self.llm_systems:
+            return self.decoding.model_copy(
+                update={"search": "exact", "backend": "torch", "until_certified": False}
+            )
         return Decoding.model_validate({**self.decoding.model_dump(), **self.systems[system].options})
 
     @property

@@ -20,7 +20,8 @@ from llmrec.data.split import Split
 from llmrec.errors import ConfigError, DataError
 from llmrec.eval.metrics import ndcg, target_ranks
 from llmrec.recommenders.base import ScoringRecommender
-from llmrec.recommenders.hybrid import Hybrid, comparable, weight_grid
+from llmrec.recommenders.comparable import comparable
+from llmrec.recommenders.hybrid import Hybrid, weight_grid
 from llmrec.recommenders.registry import build_recommender
 from llmrec.testing import RecommenderConformance
 
@@ -119,6 +120,34 @@ def test_the_grid_has_all_ways_to_divide_one(parts):
         assert steps == {2: 10, 3: 10, 4: 6}[parts]
 
 
+def test_finer_steps_are_those_asked_for():
+    assert weight_grid(2, 20)[:, 0].tolist() == [n / 20 for n in range(20, -1, -1)]
+    assert len(weight_grid(3, 20)) == math.comb(22, 2)
+    parts = {"good": told(skill=3.0), "fair": told(skill=2.0)}
+    coarse, fine = Hybrid(parts=parts), Hybrid(parts=parts, steps=40)
+    for hybrid in (coarse, fine):
+        hybrid.fit(SPLIT)
+    assert fine.chosen_["ndcg@10"] >= coarse.chosen_["ndcg@10"]
+    assert fine.chosen_["ndcg@10 alone"] == coarse.chosen_["ndcg@10 alone"]
+
+
+def test_weights_can_be_chosen_on_a_sample_of_the_users():
+    def chosen(**options):
+        hybrid = Hybrid(parts={"good": told(skill=3.0), "fair": told(skill=2.0)}, **options)
+        hybrid.fit(SPLIT)
+        return hybrid.chosen_
+
+    few = chosen(validation_users=5)
+    assert few["users"] == 5
+    assert few == chosen(validation_users=5)
+    sample = SPLIT.valid.select(SPLIT.valid.sample_rows(5, 0))
+    given = Hybrid(parts={"good": told(skill=3.0), "fair": told(skill=2.0)}, weights=few["weights"])
+    given.fit(SPLIT)
+    ranks = target_ranks(given.recommend(sample.histories, 10), sample.target_items)
+    assert few["ndcg@10"] == pytest.approx(ndcg(ranks, 10).mean())
+    assert chosen()["users"] == chosen(validation_users=10**6)["users"] == len(SPLIT.valid)
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("alone", ["itemknn", "popularity"])
 def test_weight_zero_is_the_other_part(fusion, alone):
@@ -131,6 +160,7 @@ def test_weight_zero_is_the_other_part(fusion, alone):
     assert hybrid.chosen_ == {}
     asked = SPLIT.test.histories
     assert (hybrid.recommend(asked, 20).items == single.recommend(asked, 20).items).all()
+    assert (hybrid.score(asked) == single.score(asked)).all()
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

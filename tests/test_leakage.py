@@ -30,7 +30,8 @@ from llmrec.settings import Finetune
 N_ITEMS = 15
 CATALOG = catalog_of(N_ITEMS)
 SMALL = {"dim": 8, "layers": 1, "max_len": 5, "batch_size": 8, "max_epochs": 2, "device": "cpu"}
-NEEDED = {"hybrid": {"parts": ["popularity", "itemknn"]}}  # settings without a default, by kind
+PARTS = {"parts": ["popularity", "itemknn"]}
+NEEDED = {"hybrid": PARTS, "rerank": PARTS | {"folds": 2}}  # settings without a default, by kind
 
 
 def small(kind: str) -> System:

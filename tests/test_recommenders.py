@@ -20,6 +20,7 @@ from llmrec.recommenders.llm import LLMRecommender
 from llmrec.recommenders.markov import Markov
 from llmrec.recommenders.popularity import Popularity
 from llmrec.recommenders.registry import RECOMMENDERS, build_recommender, system_problems
+from llmrec.recommenders.rerank import Rerank
 from llmrec.recommenders.trend import Trend
 from llmrec.recommenders.userknn import UserKNN
 from llmrec.settings import Decoding, Finetune
@@ -128,6 +129,13 @@ class TestHybridOfChosenWeights(ScoringConformance):
     def make(self):
         parts = {"markov": {}, "text": {"kind": "content"}, "userknn": {"neighbours": 5}}
         return Hybrid(parts=parts, fusion="zscore", catalog=self.catalog)
+
+
+class TestRerank(ScoringConformance):
+    reads_validation = True
+
+    def make(self):
+        return Rerank(parts=["ease", "markov"], candidates=10, folds=3, max_trees=20, min_rows=5, l2=0.0)
 
 
 class TestHybridWithANetwork(ScoringConformance):
@@ -256,6 +264,16 @@ def system(**settings) -> System:
     return System.model_validate(settings)
 
 
+class OnlyLists:
+    """Makes lists, and scores nothing else."""
+
+    name = "lists"
+
+    def fit(self, split): ...
+
+    def recommend(self, histories, k, *, exclude_seen=True): ...
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -277,7 +295,13 @@ def system(**settings) -> System:
             {"kind": "hybrid", "parts": {"deep": {"kind": "hybrid", "parts": {"ease": {"reg": -1}}}}},
             "systems.x.parts.deep.parts.ease: EASE got reg=-1",
         ),
-        ({"kind": "hybrid", "parts": ["ease", "llm"]}, "systems.x.parts.llm: llm does not score all items"),
+        (
+            {"kind": "hybrid", "parts": {"ease": {}, "lists": {"kind": "test_recommenders:OnlyLists"}}},
+            "systems.x.parts.lists: test_recommenders:OnlyLists does not score all items",
+        ),
+        ({"kind": "hybrid", "parts": ["ease", "markov"], "steps": 0}, "systems.x.steps: got 0"),
+        ({"kind": "hybrid", "parts": ["ease", "markov"], "steps": 2000}, "systems.x.steps: got 2000"),
+        ({"kind": "hybrid", "parts": ["ease"], "validation_users": 0}, "systems.x.validation_users: got 0"),
         ({"kind": "hybrid", "parts": ["ease"], "fusion": "sum"}, "systems.x.fusion: got 'sum'"),
         (
             {"kind": "hybrid", "parts": ["ease", "markov"], "weights": {"ease": 1}},

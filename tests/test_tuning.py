@@ -402,7 +402,8 @@ def test_without_optuna_the_error_names_the_extra(config, capsys, monkeypatch):
 
 
 def test_every_built_in_kind_has_a_space_that_holds_its_defaults(csv_data):
-    given = {"hybrid": {"parts": {"popularity": {}, "itemknn": {}}}}
+    parts = {"parts": {"popularity": {}, "itemknn": {}}}
+    given = {"hybrid": parts, "rerank": parts}
     systems = {"llm": {}} | {kind: given.get(kind, {}) for kind in RECOMMENDERS}
     settings = {"name": "x", "output": "x", "data": csv_data, "systems": systems}
     spaces, problems = read_spaces(RunConfig.model_validate(settings))

@@ -35,6 +35,7 @@ SYSTEM_LABELS = {
     "trend": "Trend",
     "markov": "Markov chain",
     "hybrid": "Hybrid",
+    "rerank": "Re-ranker",
     "random": "Random",
 }
 _ACRONYMS = ("hr", "ndcg", "mrr", "map")

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from typing import Any
 
-from llmrec.config import LLM, RunConfig
+from llmrec.config import RunConfig
 from llmrec.errors import LlmrecError
 from llmrec.pipeline.parts import (
     checked_template,
@@ -25,7 +25,7 @@ def recipe_problems(config: RunConfig) -> list[str]:
 
     Reads the catalogue, the tokenizer and the model's config; no weights.
     """
-    if not config.llm_systems:
+    if not config.language_systems:
         return []
     problems: list[str] = []
 
@@ -130,7 +130,7 @@ def _collaborative(config: RunConfig) -> list[str]:
     from llmrec.recommenders.registry import recommender_class
 
     kind = config.systems[name].kind_as(name)
-    if kind != LLM and hasattr(recommender_class(kind), "item_vectors"):
+    if hasattr(recommender_class(kind), "item_vectors"):
         return []
     able = [k for k in RECOMMENDERS if hasattr(recommender_class(k), "item_vectors")]
     return [

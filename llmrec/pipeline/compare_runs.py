@@ -18,6 +18,7 @@ from llmrec.pipeline.gather import Entry, entries_of, questions, read_run, told_
 from llmrec.pipeline.lists import evaluate_lists, first_trainings, pooled
 from llmrec.pipeline.report_notes import (
     adapter_curves,
+    chosen_notes,
     cleaning_notes,
     epoch_curves,
     llm_notes,
@@ -96,7 +97,7 @@ def compare_runs(
         evaluations += evaluate_lists(run.config, run.split, run.catalog, [entry.lists], asked[run.name])
     llms: dict[str, Entry] = {}
     for entry in entries:
-        if entry.origin == entry.run.name and entry.own_name in entry.run.config.llm_systems:
+        if entry.origin == entry.run.name and entry.own_name in entry.run.config.language_systems:
             llms.setdefault(entry.lists.system, entry)
     if baseline is None:
         wanted = first.config.evaluation.baseline
@@ -124,6 +125,7 @@ def compare_runs(
         llm=tuple(llm_notes(e.run.config, e.own_name, name) for name, e in llms.items()),
         certified=certified,
         free=free,
+        diagnostics=chosen_notes(trainings, labels),
         curves=(*epoch_curves(trainings, labels), *_llm_curves(llms)),
         users=user_examples(
             holdout,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +18,27 @@ from llmrec.pipeline.keys import weights_key
 from llmrec.pipeline.parts import LanguageParts, pick_device
 from llmrec.progress import say
 from llmrec.recommenders.llm import LLMRecommender
+from llmrec.recommenders.llm_scores import LanguageModel
 
-__all__ = ["make_servable", "open_decoder"]
+__all__ = ["language_model_part", "make_servable", "open_decoder"]
+
+
+def language_model_part(
+    config: RunConfig, parts: LanguageParts, on_users: Callable[[int], None] | None = None
+) -> LanguageModel:
+    """Return the fine-tuned model of a run as other systems have it as a part."""
+    key = json.dumps(weights_key(config), sort_keys=True)
+    return LanguageModel(
+        lambda: LLMRecommender(
+            merged_model(config, parts),
+            parts.verbalizer,
+            parts.trie,
+            finetune=config.finetune,
+            decoding=config.decoding,
+        ),
+        hashlib.sha256(key.encode()).hexdigest()[:32],
+        on_users,
+    )
 
 
 @contextmanager

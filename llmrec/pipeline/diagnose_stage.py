@@ -124,7 +124,7 @@ def read_diagnostics(config: RunConfig) -> tuple[NoteTable, ...]:
 
 
 def _yardsticks(config: RunConfig, beside: Sequence[str] | None) -> tuple[str, ...]:
-    others = [name for name in config.systems if name not in config.llm_systems]
+    others = [name for name in config.systems if not config.has_language_model(name)]
     if beside is None:
         return tuple(name for name in others if name == config.evaluation.baseline)
     for name in beside:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,14 @@ from llmrec.pipeline.parts import (
     sample_rows,
 )
 from llmrec.progress import clock, console, say
+from llmrec.recommenders.llm_scores import LanguageModel, LanguageModelScores
+from llmrec.recommenders.parts import MadeOfParts
 from llmrec.recommenders.registry import build_recommender
+from llmrec.recommenders.sequential import SequentialRecommender
 
 __all__ = ["estimate"]
+
+Row = tuple[str, str, float, str]  # stage, work, seconds, what was measured
 
 _STEPS = 3  # the first is slower than the rest (memory is laid out), so it is not counted
 
@@ -38,12 +44,13 @@ def estimate(config: RunConfig) -> None:
     data = load_data(config)
     interactions, catalog = data.interactions, data.catalog
     split = make_split(config, interactions, catalog)
-    rows: list[tuple[str, str, float, str]] = []
+    rows: list[Row] = []
+    trained: set[str] = set()
     for name in config.systems:
-        if name in config.llm_systems:
+        if name in {*config.llm_systems, *config.language_systems[:1]}:
             rows += _language_model(config, name, split, catalog)
-        else:
-            rows.append(_other(config, name, split, catalog))
+        if name not in config.llm_systems:
+            rows.append(_other(config, name, split, catalog, trained))
     table = Table("stage", "work", "estimated time", "measured on")
     for stage, work, seconds, measured in rows:
         table.add_row(stage, work, clock(seconds), measured)
@@ -54,15 +61,11 @@ def estimate(config: RunConfig) -> None:
     say(f"About {clock(total)} in all{memory}. Nothing was written; early stopping may end training sooner.")
 
 
-def _language_model(
-    config: RunConfig, name: str, split: Split, catalog: Catalog
-) -> list[tuple[str, str, float, str]]:
+def _language_model(config: RunConfig, name: str, split: Split, catalog: Catalog) -> list[Row]:
+    """Measure the language model by itself: its lists, if it makes any, and for the first of its systems the training."""
     from llmrec.recommenders.llm import LLMRecommender
 
-    def vectors() -> NDArray[np.float32]:
-        # Any numbers cost as much as fitted ones.
-        return np.random.default_rng(0).standard_normal((len(catalog), 64)).astype(np.float32)
-
+    vectors = partial(_any_vectors, catalog)
     parts = language_parts(config, split, catalog, identifiers_for(config, split, catalog, vectors))
     model = load_language_model(config, tokens=parts.vocabulary, training=True)
     validation = config.finetune.validation
@@ -93,9 +96,11 @@ def _language_model(
             split.test.select(some).histories, config.evaluation.k, exclude_seen=config.split.exclude_seen
         )
         decode = (time.monotonic() - started) / len(some)
-        lists = ("recommend " + name, f"{len(users):,} users", decode * len(users), f"{len(some)} users")
-        if name != config.llm_systems[0]:
-            return [lists]  # the same fine-tuned model, searched in another way
+        lists = [("recommend " + name, f"{len(users):,} users", decode * len(users), f"{len(some)} users")]
+        if name not in config.llm_systems:
+            lists = []  # a system that the model is a part of
+        if name != config.language_systems[0]:
+            return lists  # the same fine-tuned model, searched in another way
         llm.fit(split)
     per_step = float(np.mean([s.seconds for s in steps[1:]]))
     per_epoch = steps[-1].step / steps[-1].epoch
@@ -112,21 +117,68 @@ def _language_model(
                 f"{len(some)} users",
             )
         )
-    return [*rows, lists]
+    return [*rows, *lists]
 
 
-def _other(config: RunConfig, name: str, split: Split, catalog: Catalog) -> tuple[str, str, float, str]:
+def _other(config: RunConfig, name: str, split: Split, catalog: Catalog, trained: set[str]) -> Row:
     seeds = config.systems[name].seeds
-    recommender = build_recommender(name, config.systems[name], seed=config.seed, catalog=catalog)
-    work, seconds, measured = _fit(recommender, split)
+    language_model = None
+    if config.has_language_model(name):
+        language_model = _untrained(config, split, catalog)
+    recommender = build_recommender(
+        name, config.systems[name], seed=config.seed, catalog=catalog, language_model=language_model
+    )
+    work, seconds, measured = _fit(recommender, split, len(sample_rows(config, split)), trained)
     return f"recommend {name}", (f"{seeds} times {work}" if seeds > 1 else work), seconds * seeds, measured
 
 
-def _fit(recommender: Any, split: Split) -> tuple[str, float, str]:
-    """Return what there is to fit, the estimated seconds, and what was measured."""
-    if hasattr(recommender, "parts_"):
-        parts = [_fit(part, split) for part in recommender.parts_.values()]
+def _untrained(config: RunConfig, split: Split, catalog: Catalog) -> LanguageModel:
+    """Return the pretrained model as a part of a system; it takes as long as a fine-tuned one."""
+    from llmrec.recommenders.llm import LLMRecommender
+
+    identifiers = identifiers_for(config, split, catalog, partial(_any_vectors, catalog))
+    parts = language_parts(config, split, catalog, identifiers)
+    return LanguageModel(
+        lambda: LLMRecommender(
+            load_language_model(config, tokens=parts.vocabulary),
+            parts.verbalizer,
+            parts.trie,
+            finetune=config.finetune,
+            decoding=config.decoding,
+        ),
+        key="untrained",
+    )
+
+
+def _any_vectors(catalog: Catalog) -> NDArray[np.float32]:
+    # Any numbers cost as much as fitted ones.
+    return np.random.default_rng(0).standard_normal((len(catalog), 64)).astype(np.float32)
+
+
+def _fit(recommender: Any, split: Split, users: int, trained: set[str]) -> tuple[str, float, str]:
+    """Return what there is to fit, the estimated seconds, and what was measured.
+
+    Parameters
+    ----------
+    users
+        Test users who are asked about.
+    trained
+        Trainings that are done by then; gains this one.
+    """
+    if isinstance(recommender, MadeOfParts):
+        parts = [_fit(part, split, users, trained) for part in recommender.parts_.values()]
         return f"fit of {len(parts)} parts", sum(seconds for _, seconds, _ in parts), "each by itself"
+    if isinstance(recommender, LanguageModelScores):
+        recommender.fit(split)
+        few = split.test.histories[: recommender.batch_size]
+        started = time.monotonic()
+        recommender.score(few)
+        asked = len(split.valid) + users
+        return f"scores for {asked:,} users", (time.monotonic() - started) / len(few) * asked, "a batch"
+    if isinstance(recommender, SequentialRecommender):
+        if recommender.training_id(split) in trained:
+            return "trained before", 0.0, "nothing"
+        trained.add(recommender.training_id(split))
     most = getattr(recommender, "max_epochs", None)
     if most is not None:
         recommender.max_epochs = 2

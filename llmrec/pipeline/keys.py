@@ -80,11 +80,15 @@ def recommend_key(config: RunConfig, name: str, seed: int | None = None) -> dict
         }
     pretrained = getattr(build_recommender(name, system), "pretrained", ())
     models = {"pretrained": {m: fingerprint(m, say_once) for m in pretrained}} if pretrained else {}
+    evaluation: dict[str, Any] = {"k": config.evaluation.k}
+    if config.has_language_model(name):
+        models["language_model"] = finetune_key(config) | {"normalisation": config.decoding.normalisation}
+        evaluation = config.evaluation.model_dump(mode="json", include={"users", "users_seed", "k"})
     return {
         **prepare_key(config),
         **models,
         "systems": {name: {"kind": kind, **system.options}},
-        "evaluation": {"k": config.evaluation.k},
+        "evaluation": evaluation,
         **({} if seed in (None, config.seed) else {"training_seed": seed}),
     }
 
@@ -96,7 +100,7 @@ def own_settings(key: Mapping[str, Any]) -> dict[str, Any]:
     """
     elsewhere = ("data", "files", "split", "seed", "training_seed", "evaluation")
     return {
-        name: own_settings(value) if name == "vectors" else value
+        name: own_settings(value) if name in ("vectors", "language_model") else value
         for name, value in key.items()
         if name not in elsewhere
     }

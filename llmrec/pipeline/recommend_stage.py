@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import platform
+import shutil
 import time
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +20,7 @@ from llmrec.eval.evaluate import Cost
 from llmrec.identifiers.base import ItemIdentifiers
 from llmrec.pipeline.adapter import adapter_digest, adapter_meta
 from llmrec.pipeline.artefacts import check_key
-from llmrec.pipeline.decoder import open_decoder
+from llmrec.pipeline.decoder import language_model_part, open_decoder
 from llmrec.pipeline.identifiers_stage import identifiers_stage, read_vectors, write_vectors
 from llmrec.pipeline.keys import finetune_key, identifiers_key, recommend_key
 from llmrec.pipeline.memory import peak_memory, reset_peak_memory
@@ -36,6 +36,8 @@ def recommend_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
     for name in config.systems:
         for seed in config.trainings(name).values():
             _recommend_one(config, name, seed, split, catalog)
+    # What an interrupted run would have gone on from, and what several systems share.
+    shutil.rmtree(config.output / "checkpoints", ignore_errors=True)
 
 
 def run_identifiers(config: RunConfig, split: Split, catalog: Catalog) -> ItemIdentifiers:
@@ -61,7 +63,7 @@ def collaborative_vectors(config: RunConfig, split: Split, catalog: Catalog) -> 
 def _recommend_one(
     config: RunConfig, name: str, seed: int, split: Split, catalog: Catalog, *, again: bool = False
 ) -> None:
-    stem = _stem(config, name, seed)
+    stem = next(stem for stem, its in config.trainings(name).items() if its == seed)
     path = config.output / "recommendations" / f"{stem}.parquet"
     key = recommend_key(config, name, seed)
     if path.is_file():
@@ -81,15 +83,6 @@ def _recommend_one(
     else:
         recs, meta = _recommend_other(config, name, seed, split, catalog)
     write_recommendations(path, recs, catalog, {"key": key, **meta})
-    # What an interrupted fit would have gone on from; a hybrid's parts have one each.
-    for pattern in (f"{glob.escape(stem)}.pt", f"{glob.escape(stem)}.*.pt"):
-        for left in (config.output / "checkpoints").glob(pattern):
-            left.unlink()
-
-
-def _stem(config: RunConfig, name: str, seed: int) -> str:
-    """Return the name of the files of one training of a system."""
-    return next(stem for stem, its in config.trainings(name).items() if its == seed)
 
 
 def _recommend_llm(
@@ -144,30 +137,50 @@ def _recommend_other(
     reset_peak_memory()
     system = config.systems[name]
     which = f"{name}, seed {seed}" if system.seeds > 1 else name
-    with bar(f"Fitting {which}, epochs") as progress:
+    has_llm, holdout = config.has_language_model(name), split.test
+    checkpoints = config.output / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    trained: dict[str, Any] = {}
+    language_model = None
+    if has_llm:
+        trained = adapter_meta(config.output / "adapter", finetune_key(config))
+        holdout = split.test.select(sample_rows(config, split))
+    with bar(f"Fitting {which}, epochs" + (" and users" if has_llm else "")) as progress:
+        if has_llm:
+            asked = len(split.valid) + len(holdout)  # fewer where no weights are chosen
+            language_model = language_model_part(
+                config,
+                language_parts(config, split, catalog, run_identifiers(config, split, catalog)),
+                lambda users: progress(users, asked),
+            )
         recommender = build_recommender(
             name,
             system,
             seed=seed,
             catalog=catalog,
-            checkpoint=config.output / "checkpoints" / f"{_stem(config, name, seed)}.pt",
+            checkpoint=checkpoints,
+            language_model=language_model,
             on_epoch=lambda epoch, of, metrics: progress(epoch, of),
         )
         started = time.monotonic()
         recommender.fit(split)
         fitted = time.monotonic() - started
-    started = time.monotonic()
-    recs = recommender.recommend(
-        split.test.histories, config.evaluation.k, exclude_seen=config.split.exclude_seen
-    )
-    seconds = time.monotonic() - started
-    device = str(getattr(recommender, "device_", "cpu"))
+        spared = getattr(recommender, "spared_seconds_", 0.0)
+        started = time.monotonic()
+        recs = recommender.recommend(
+            holdout.histories, config.evaluation.k, exclude_seen=config.split.exclude_seen
+        )
+        seconds = time.monotonic() - started
+    # What another system of the run has done already is no cheaper for that.
+    seconds += getattr(recommender, "spared_seconds_", 0.0) - spared
+    finetuned = _fit_seconds(config, trained) if has_llm else 0.0
     cost = Cost(
-        fit_seconds=fitted,
+        fit_seconds=None if finetuned is None else fitted + spared + finetuned,
         recommend_seconds=seconds,
-        recommend_users=len(split.test),
-        peak_memory_bytes=peak_memory(),
-        device=_device_words(device),
+        recommend_users=len(holdout),
+        peak_memory_bytes=max(peak_memory() or 0, trained.get("peak_memory_bytes") or 0) or None,
+        tokens_trained=int(trained["counts"]["tokens"]) if "counts" in trained else None,
+        device=_device_words(str(getattr(recommender, "device_", "cpu"))),
     )
     collaborative = name == config.identifiers.collaborative_system and bool(config.collaborative_reasons)
     if collaborative and seed == config.seed:
@@ -181,12 +194,17 @@ def _recommend_other(
         "epochs": getattr(recommender, "history_", []),
         "seed": seed if takes_seed(system, name) else None,
     }
+    if has_llm:
+        meta["adapter"] = adapter_digest(config.output / "adapter")
     if chosen := getattr(recommender, "chosen_", None):
         meta["chosen"] = chosen
     if meta["epochs"]:
         meta["best_epoch"] = recommender.best_epoch_
     best = f" (best of {len(meta['epochs'])} epochs: {meta['best_epoch']})" if meta["epochs"] else ""
-    say(f"{which}: fitted in {clock(fitted)}{best}, lists for {len(split.test):,} users in {seconds:.1f} s.")
+    say(
+        f"{which}: fitted in {clock(fitted + spared)}{best}, lists for {len(holdout):,} users in {seconds:.1f} s."
+        + (f" {clock(spared)} of the former are of an earlier fit of the same." if spared else "")
+    )
     if chosen:
         say(f"{which}: chosen on the validation users: {chosen}")
     return recs, meta

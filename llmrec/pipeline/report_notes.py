@@ -21,6 +21,7 @@ from llmrec.settings import TIME_STYLES, Decoding
 
 __all__ = [
     "adapter_curves",
+    "chosen_notes",
     "cleaning_notes",
     "epoch_curves",
     "llm_notes",
@@ -74,6 +75,39 @@ def tuning_notes(config: RunConfig) -> dict[str, Tuning]:
         name: Tuning(tuned.trials, tuned.seconds, tuned.best, tuned.metric, tuned.sampler)
         for name, tuned in tuning_rows(config).items()
     }
+
+
+def chosen_notes(
+    first: Mapping[str, SystemLists], labels: Mapping[str, str] | None = None
+) -> tuple[NoteTable, ...]:
+    """Return what systems that are made of others chose on the validation users, a table for each."""
+    tables = []
+    for name, lists in first.items():
+        chosen = dict(lists.meta.get("chosen") or {})
+        if not chosen:
+            continue
+        note = "The weights with the best NDCG@10 of a grid; alone: what each part has by itself on the same users."
+        if "beats the plain fusion" in chosen:
+            better = chosen.pop("beats the plain fusion")
+            note = (
+                "Cross-validated on the validation users, the re-ranker "
+                + (
+                    "beats the plain fusion of its parts"
+                    if better
+                    else "does not beat the plain fusion of its parts, which it therefore is"
+                )
+                + ". Importance is a feature's share of the trees' gain, of the ten largest."
+            )
+        chosen["importance"] = dict(list(chosen.get("importance", {}).items())[:10])
+        rows = [
+            (f"{what}: {part}", value)
+            for what, values in chosen.items()
+            for part, value in (values.items() if isinstance(values, Mapping) else [("", values)])
+        ]
+        title = f"{label(name, labels)}: chosen on the validation users"
+        shown = tuple((what.removesuffix(": "), value) for what, value in rows)
+        tables.append(NoteTable(title, note, ("", "value"), shown))
+    return tuple(tables)
 
 
 def search_notes(read: Sequence[SystemLists]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

@@ -29,6 +29,7 @@ from llmrec.pipeline.lists import SystemLists, evaluate_lists, first_trainings, 
 from llmrec.pipeline.parts import language_parts, sample_rows
 from llmrec.pipeline.report_notes import (
     adapter_curves,
+    chosen_notes,
     cleaning_notes,
     epoch_curves,
     llm_notes,
@@ -69,7 +70,7 @@ def compare_stage(
     run = config.output
     rows = sample_rows(config, split)
     users = split.test.select(rows)
-    llms = config.llm_systems
+    llms = config.language_systems
     subject = next((name for name in llms if name != config.evaluation.baseline), None)
     counts = train_counts(split.train, len(catalog))
     options: dict[str, Any] = {"baseline": config.evaluation.baseline, "seed": config.seed}
@@ -101,7 +102,7 @@ def compare_stage(
         free=free,
         curves=(*epoch_curves(first, {}), *adapter_curves(config)),
         tuning=tuning_notes(config),
-        diagnostics=read_diagnostics(config),
+        diagnostics=(*chosen_notes(first), *read_diagnostics(config)),
         users=user_examples(
             users,
             [lists.recs for lists in first.values()],

@@ -44,7 +44,7 @@ def run(config_path: Path, overrides: Sequence[str] = (), until: str | None = No
         if until not in (None, "prepare"):
             _need_split(config)
         split, catalog = prepare(config)
-        if until in (None, "finetune") and config.llm_systems:
+        if until in (None, "finetune") and config.language_systems:
             finetune_stage(config, split, catalog)
         if until in (None, "recommend"):
             recommend_stage(config, split, catalog)
@@ -76,7 +76,7 @@ def finetune(config_path: Path, overrides: Sequence[str] = ()) -> Path:
     from accelerate import PartialState
 
     config = load_config(config_path, overrides, check=_recipe_problems)
-    if not config.llm_systems:
+    if not config.language_systems:
         raise ConfigError(
             f"The config {str(config_path)!r} has no language model among its systems. Expected one: add 'llm: {{}}' to "
             "systems."

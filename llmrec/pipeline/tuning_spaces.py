@@ -48,6 +48,12 @@ SPACES: dict[str, dict[str, Any]] = {
     },
     "content": {"vectors": ["tfidf", "lm"], "decay": {"low": 0.5, "high": 1.0, "step": 0.1}},
     "hybrid": {"fusion": ["zscore", "rank", "logprob"]},
+    "rerank": {
+        "candidates": [20, 50, 100, 200],
+        "leaves": [4, 8, 16],
+        "min_rows": [50, 100, 200, 400],
+        "learning_rate": {"low": 0.01, "high": 0.1, "log": True},
+    },
     "sasrec": {**_SEQUENTIAL, "layers": [1, 2, 3], "temperature": [0.05, 0.07, 0.1, 0.15, 0.2]},
     "gru4rec": {
         **_SEQUENTIAL,
@@ -169,6 +175,14 @@ def read_spaces(config: RunConfig) -> tuple[dict[str, tuple[Space, dict[str, Any
     for name in config.systems:
         if name in config.llm_systems and name != (named or config.llm_systems)[0]:
             spaces[name] = {}, {}  # the same fine-tuned model, searched in another way
+            continue
+        if config.has_language_model(name) and name not in config.llm_systems:
+            if given.get(name):
+                problems.append(
+                    f"tuning.spaces.{name}: it has the fine-tuned language model as a part, which there is none of before "
+                    f"the run; expected tuning.spaces without {name}, which leaves it as it is"
+                )
+            spaces[name] = {}, {}
             continue
         written, where = _written(config, name)
         if written is None:

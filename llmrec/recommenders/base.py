@@ -43,6 +43,9 @@ class ScoringRecommender(ABC):
     name: str
     users_at_once: int = 1024  # users scored together: U x N float32 must fit in memory
     pretrained: tuple[str, ...] = ()  # names of models that fit reads; a run notices when one changes
+    spared_seconds_: float = (
+        0.0  # work so far that was taken over from before and not done again; a cost all the same
+    )
 
     @abstractmethod
     def fit(self, split: Split) -> None:

@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from llmrec.data.histories import Holdout
 from llmrec.recommenders.base import ScoringRecommender
 
-__all__ = ["holdout_metrics"]
+__all__ = ["holdout_gains", "holdout_metrics"]
 
 
 def holdout_metrics(
     recommender: ScoringRecommender, holdout: Holdout, *, exclude_seen: bool, k: int = 10
 ) -> tuple[float, float]:
-    """Return the mean HR@k and NDCG@k of a holdout, every item of the catalogue ranked.
+    """Return the mean HR@k and NDCG@k of a holdout, see :func:`holdout_gains`."""
+    gain = holdout_gains(recommender, holdout, exclude_seen=exclude_seen, k=k)
+    return float((gain > 0).mean()), float(gain.mean())
+
+
+def holdout_gains(
+    recommender: ScoringRecommender, holdout: Holdout, *, exclude_seen: bool, k: int = 10
+) -> NDArray[np.float64]:
+    """Return each user's NDCG@k [U], every item of the catalogue ranked.
 
     Equal scores rank by catalogue order and seen items not at all, as in
     :meth:`ScoringRecommender.recommend`; counting what is ahead of the target is cheaper than sorting.
@@ -38,5 +47,4 @@ def holdout_metrics(
         rank = (scores.shape[1] - behind).numpy()  # [U] from 1
         found = (rank <= k) & np.isfinite(own[:, 0].numpy())
         gains.append(np.where(found, 1 / np.log2(rank + 1), 0.0))
-    gain = np.concatenate(gains)
-    return float((gain > 0).mean()), float(gain.mean())
+    return np.concatenate(gains)

@@ -27,17 +27,22 @@ RECOMMENDERS = {
     "gru4rec": "llmrec.recommenders.gru4rec:GRU4Rec",
     "bert4rec": "llmrec.recommenders.bert4rec:BERT4Rec",
     "hybrid": "llmrec.recommenders.hybrid:Hybrid",
+    "rerank": "llmrec.recommenders.rerank:Rerank",
 }
 
+# By itself it makes lists by a search of its own; as a part of another system, of which this is the class, it scores all items.
+_LLM_AS_A_PART = "llmrec.recommenders.llm_scores:LanguageModelScores"
+
 # Given by the run, not by the config of a system.
-_INJECTED = ("self", "name", "seed", "catalog", "on_epoch", "checkpoint")
+_INJECTED = ("self", "name", "seed", "catalog", "on_epoch", "checkpoint", "language_model")
 
 
 def build_recommender(name: str, system: System, **injected: Any) -> Any:
-    """Make a recommender; ``injected`` keywords reach it if its constructor takes them."""
+    """Make a recommender; ``injected`` keywords reach it if its constructor takes them, and options go before them."""
     cls = recommender_class(system.kind_as(name))
     accepted = inspect.signature(cls.__init__).parameters
-    return cls(**system.options, **{k: v for k, v in {"name": name, **injected}.items() if k in accepted})
+    given = {k: v for k, v in {"name": name, **injected}.items() if k in accepted}
+    return cls(**(given | system.options))
 
 
 def takes_seed(system: System, name: str) -> bool:
@@ -45,27 +50,33 @@ def takes_seed(system: System, name: str) -> bool:
     return "seed" in inspect.signature(recommender_class(system.kind_as(name)).__init__).parameters
 
 
-def system_problems(name: str, system: System, where: str | None = None) -> list[str]:
+def system_problems(name: str, system: System, where: str | None = None, *, part: bool = False) -> list[str]:
     """Return what is wrong with a system's kind and options, one line each.
 
     Parameters
     ----------
     where
         Dotted name of the system's place in the config; ``systems.<name>`` if left out.
+    part
+        Whether it is a part of another system: one that is trained once, with a ``seed`` of its own if it sets one.
     """
     kind, where = system.kind_as(name), where or f"systems.{name}"
-    if kind == LLM:
+    if kind == LLM and not part:
         return _llm_problems(where, system)
     try:
         cls = recommender_class(kind)
     except ConfigError as error:
         return [f"{where}: {error}"]
     parameters = inspect.signature(cls.__init__).parameters
-    valid = [p for p in parameters if p not in _INJECTED]
+    valid = [p for p in parameters if p not in _INJECTED or (part and p == "seed")]
     # A dataclass has its types at the class, each to be read where it was written.
     hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
     problems = []
-    if system.seeds > 1 and not takes_seed(system, name):
+    if system.seeds > 1 and part:
+        problems.append(
+            f"{where}.seeds is {system.seeds}; expected 1 for a part: for two trainings give two parts, each with its seed"
+        )
+    elif system.seeds > 1 and not takes_seed(system, name):
         problems.append(
             f"{where}.seeds is {system.seeds}, and {kind} takes no seed, so that every training would give the same "
             "lists; expected 1"
@@ -82,6 +93,9 @@ def system_problems(name: str, system: System, where: str | None = None) -> list
                 adapter.validate_python(value)
             except ValidationError as error:
                 problems.append(f"{where}.{option}: got {value!r}; {error.errors()[0]['msg'].lower()}")
+            else:
+                if option == "seed" and value < 0:
+                    problems.append(f"{where}.seed: got {value}; expected 0 or more")
     if not problems and hasattr(cls, "option_problems"):
         problems += cls.option_problems(system.options, where)
     if not problems:
@@ -119,4 +133,4 @@ def _llm_problems(where: str, system: System) -> list[str]:
 
 def recommender_class(kind: str) -> Any:
     """Return the class of a kind: a built-in one, or that of ``package.module:Class``."""
-    return load_class("recommender", kind, RECOMMENDERS, also=[LLM])
+    return load_class("recommender", _LLM_AS_A_PART if kind == LLM else kind, RECOMMENDERS, also=[LLM])

@@ -7,11 +7,14 @@ M positions with a loss.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,7 +124,7 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         optimizer, self._steps = self._optimizer(), 0
         if self.averaging:
             self.model_ = copy.deepcopy(trained)
-        state = TrainingState(self.checkpoint, self._key(split))
+        state = TrainingState(self._state_file(split), self._key(split))
         found = state.load(trained, optimizer, rng, generator)
         if found:
             self.model_.load_state_dict(found["average"])
@@ -129,7 +132,8 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         self.history_, self.best_epoch_ = found.get("history", []), found.get("best_epoch", 0)
         weights = found.get("best") or copy.deepcopy(self.model_.state_dict())
         best = self.history_[self.best_epoch_ - 1]["ndcg@10"] if self.best_epoch_ else -1.0
-        began -= self.history_[-1]["seconds"] if self.history_ else 0.0
+        self.spared_seconds_ = self.history_[-1]["seconds"] if self.history_ else 0.0
+        began -= self.spared_seconds_
 
         stride = self.stride or self.max_len
         while len(self.history_) < self.max_epochs and len(self.history_) - self.best_epoch_ < self.patience:
@@ -170,6 +174,18 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         nothing = ("name", "device", "threads", "max_epochs", "patience", "on_epoch", "checkpoint")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in nothing}
         return {"model": type(self).__name__, **settings, "split": split.protocol.to_dict()}
+
+    def training_id(self, split: Split) -> str:
+        """Return what tells the training on a split from all others with another outcome."""
+        # Where a training stops is in it too: one that may go on for longer has another best epoch.
+        ends = {"max_epochs": self.max_epochs, "patience": self.patience}
+        text = json.dumps({**self._key(split), **ends}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def _state_file(self, split: Split) -> Path | None:
+        if self.checkpoint is None or not self.checkpoint.is_dir():
+            return self.checkpoint
+        return self.checkpoint / f"{self.training_id(split)}.pt"
 
     def _optimizer(self) -> torch.optim.Optimizer:
         matrices = [p for p in self.model_.parameters() if p.ndim > 1]

@@ -70,7 +70,9 @@ class TrainingSettings:
     on_epoch
         Called after each epoch, to show progress; see :data:`OnEpoch`.
     checkpoint
-        File for the state after each epoch: ``fit`` goes on from one that is there, as if it had not been interrupted.
+        File for the state after each epoch: ``fit`` goes on from one that is there, as if it had not been interrupted, and
+        has nothing to do where that one was at its end. Or a folder, in which the file is named by what decides the
+        training, so that equal trainings of several systems are one.
     name
         The name under which its recommendations are stored.
     """

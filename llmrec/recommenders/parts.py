@@ -1,0 +1,119 @@
+"""Recommenders that are made of others: how their parts are configured, built and fitted.
+
+Shapes: P parts, U users, N items of the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from llmrec.config import System
+from llmrec.data.histories import Histories, Holdout
+from llmrec.data.split import Split
+from llmrec.recommenders.base import ScoringRecommender
+from llmrec.recommenders.holdout import holdout_gains
+from llmrec.recommenders.registry import build_recommender, recommender_class, system_problems
+
+__all__ = ["MadeOfParts", "Parts", "given_gains"]
+
+Parts = Mapping[str, Mapping[str, Any] | None] | Sequence[str]
+"""The settings of each part by its name, with ``kind`` where the name is not the kind, as under ``systems``; or a list of
+kinds, all with their defaults. A part may set its own ``seed``."""
+
+
+class MadeOfParts(ScoringRecommender):
+    """Builds its parts and fits them on the same split; subclasses say what becomes of their scores.
+
+    Parameters
+    ----------
+    parts
+        See :data:`Parts`.
+    name
+        The name under which its recommendations are stored.
+    injected
+        What the run gives (catalogue, seed, ...), handed on to the parts that take it.
+
+    Attributes
+    ----------
+    parts_
+        The recommenders by name.
+    """
+
+    def __init__(self, parts: Parts, name: str, **injected: Any) -> None:
+        self.name = name
+        self.parts_: dict[str, ScoringRecommender] = {
+            part: build_recommender(part, system, **injected)
+            for part, system in System.model_validate({"parts": parts}).parts().items()
+        }
+        self.users_at_once = min(part.users_at_once for part in self.parts_.values())
+        self.pretrained = tuple(dict.fromkeys(m for part in self.parts_.values() for m in part.pretrained))
+
+    @classmethod
+    def parts_problems(cls, parts: Parts | None, where: str) -> list[str]:
+        """Return what is wrong with the parts, each problem with its dotted name."""
+        if not parts:
+            return [
+                f"{where}.parts: got none; expected recommenders, for example {{ease: {{}}, sasrec: {{}}}}"
+            ]
+        problems = []
+        given = parts if isinstance(parts, Mapping) else dict.fromkeys(parts)
+        for part, options in given.items():
+            here = f"{where}.parts.{part}"
+            try:
+                system = System.model_validate({} if options is None else options)
+            except ValidationError as error:
+                wrong = error.errors()[0]
+                place = ".".join([here, *map(str, wrong["loc"])])
+                problems.append(f"{place}: got {wrong['input']!r}; {wrong['msg'].lower()}")
+                continue
+            found = system_problems(str(part), system, here, part=True)
+            if not found and not issubclass(recommender_class(system.kind_as(str(part))), ScoringRecommender):
+                kind = system.kind_as(str(part))
+                found = [f"{here}: {kind} does not score all items; expected a ScoringRecommender"]
+            problems += found
+        return problems
+
+    @property
+    def device_(self) -> str:
+        """The GPU of the first part that has one, or the CPU."""
+        devices = [str(getattr(part, "device_", "cpu")) for part in self.parts_.values()]
+        return next((d for d in devices if d != "cpu"), "cpu")
+
+    def fit_parts(self, split: Split) -> None:
+        """Fit each."""
+        for part in self.parts_.values():
+            part.fit(split)
+        self._count_spared()
+
+    def part_scores(self, histories: Histories) -> NDArray[np.float64]:
+        """Return the scores of all parts [P, U, N]."""
+        scores = np.stack([np.asarray(part.score(histories), np.float64) for part in self.parts_.values()])
+        self._count_spared()
+        return scores
+
+    def _count_spared(self) -> None:
+        self.spared_seconds_ = sum(part.spared_seconds_ for part in self.parts_.values())
+
+
+def given_gains(scores: NDArray[np.float64], holdout: Holdout, *, exclude_seen: bool) -> NDArray[np.float64]:
+    """Return each user's NDCG@10 [U] by scores that are there already [U, N]."""
+    return holdout_gains(_Given(scores), holdout, exclude_seen=exclude_seen)
+
+
+class _Given(ScoringRecommender):
+    """Scores that are there already."""
+
+    def __init__(self, scores: NDArray[np.float64]) -> None:
+        self.name, self.scores, self.users_at_once = "given", scores, max(1, len(scores))
+
+    def fit(self, split: Split) -> None:
+        """Do nothing."""
+
+    def score(self, histories: Histories) -> NDArray[np.float64]:
+        """Return them."""
+        return self.scores
