@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 __all__ = [
+    "MISSING",
+    "RESOLUTIONS",
     "SYSTEM_LABELS",
     "bytes_text",
     "count",
@@ -36,6 +38,7 @@ SYSTEM_LABELS = {
     "hybrid": "Hybrid",
     "random": "Random",
 }
+RESOLUTIONS = {1: "one second", 60: "one minute", 3600: "one hour", 86400: "one day"}  # of times, in seconds
 _ACRONYMS = ("hr", "ndcg", "mrr", "map")
 MISSING = "–"  # for what is undefined or was not measured: never 0, never an empty cell
 _MINUS = "\u2212"  # as wide as the plus sign, unlike a hyphen
