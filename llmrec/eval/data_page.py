@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from llmrec.data.check.whole import DataCheck
-from llmrec.eval.data_sections import check_sections
+from llmrec.eval.data_sections import check_sections, ledger_section
 from llmrec.eval.data_warnings import DataWarning
 from llmrec.eval.files import without_nan
 from llmrec.eval.report import environment
@@ -26,11 +26,12 @@ def render_check_html(
     created, command
         The date in words and the command that makes the page again; left out where they are empty.
     """
+    sections = [*check_sections(check, strategy), ledger_section(check.ledger)]
     template = environment(autoescape=True).get_template("data-check.html.j2")
     return template.render(
         check=check,
         warnings=warnings,
-        sections=check_sections(check, strategy),
+        sections=sections,
         created=created,
         command=command,
     )

@@ -17,7 +17,11 @@ from llmrec.data.cleaning.ledger import Step
 from llmrec.eval.bars import bar_plot
 from llmrec.eval.words import MISSING, RESOLUTIONS, count, date, number, percent
 
-__all__ = ["CheckSection", "CheckTable", "check_sections", "ledger_table"]
+__all__ = ["CheckSection", "CheckTable", "check_sections", "ledger_section", "ledger_words"]
+
+_CLEANING = (
+    "What the settings of data.cleaning left out and changed; all other parts are about what was left."
+)
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,8 @@ class CheckSection:
     plots: tuple[Markup, ...] = field(default=(), repr=False)
 
 
-def check_sections(check: DataCheck, strategy: str, *, idle: bool = True) -> list[CheckSection]:
-    """Return the parts of a check in reading order.
-
-    Parameters
-    ----------
-    strategy
-        The config's way to split, which is marked.
-    idle
-        Whether the ledger has its steps that had nothing to do.
-    """
+def check_sections(check: DataCheck, strategy: str) -> list[CheckSection]:
+    """Return the parts of a check in reading order, the ledger apart; ``strategy`` is the config's way to split."""
     return [
         _size(check),
         _spread(check),
@@ -59,32 +55,37 @@ def check_sections(check: DataCheck, strategy: str, *, idle: bool = True) -> lis
         _users(check),
         _left_out(check),
         _splits(check.splits, strategy),
-        CheckSection(
-            "Cleaning",
-            "What the settings of data.cleaning have left out and changed before everything above was measured.",
-            table=ledger_table(check.ledger, idle=idle),
-        ),
     ]
 
 
-def ledger_table(steps: Sequence[Step], *, idle: bool = True) -> CheckTable:
-    """Return the steps of a cleaning; ``idle`` says whether those are shown that had nothing to do."""
-    return CheckTable(
-        ("step", "setting", "left out", "changed", "left", ""),
-        tuple(
-            (
-                f"{s.table}: {s.step}",
-                s.setting or MISSING,
-                count(s.removed),
-                count(s.changed),
-                count(s.left),
-                s.note,
-            )
-            for s in steps
-            if idle or s.removed or s.changed or s.note
-        ),
-        words=(0, 1, 5),
+def ledger_section(steps: Sequence[Step]) -> CheckSection:
+    """Return all steps of a cleaning as a table."""
+    rows = tuple(
+        (
+            f"{s.table}: {s.step}",
+            s.setting or MISSING,
+            count(s.removed),
+            count(s.changed),
+            count(s.left),
+            s.note,
+        )
+        for s in steps
     )
+    header = ("step", "setting in data", "left out", "changed", "left", "")
+    return CheckSection("Cleaning", _CLEANING, table=CheckTable(header, rows, words=(0, 1, 5)))
+
+
+def ledger_words(steps: Sequence[Step]) -> CheckSection:
+    """Return the steps of a cleaning that have done something in words, which fit a terminal."""
+    facts = []
+    for s in steps:
+        done = [f"{count(n)} {what}" for n, what in ((s.removed, "left out"), (s.changed, "changed")) if n]
+        said = [*done, f"{count(s.left)} left"] if done else []
+        if said or s.note:
+            facts.append(
+                (f"{s.table}: {s.step}", "; ".join(filter(None, [", ".join(said), s.note, s.setting])))
+            )
+    return CheckSection("Cleaning", _CLEANING, tuple(facts))
 
 
 def _size(check: DataCheck) -> CheckSection:
@@ -156,11 +157,8 @@ def _time(times: Times) -> CheckSection:
 def _ties(check: DataCheck) -> CheckSection:
     ties = check.ties
     facts = [
-        ("Neighbouring events", f"{percent(ties.neighbours)} have equal times"),
-        (
-            "Last two events",
-            f"of {percent(ties.last_two)} of the users (of two events or more) have equal times",
-        ),
+        ("Neighbours", f"{percent(ties.neighbours)} of a user's neighbouring events have equal times"),
+        ("Last two", f"{percent(ties.last_two)} of the users have their last two events at one time"),
         ("Most at one time", f"{count(ties.largest)} events of one user"),
         *((f"Order of {order.by}", _order(order)) for order in ties.orders),
     ]
@@ -173,8 +171,8 @@ def _ties(check: DataCheck) -> CheckSection:
             )
         )
     note = (
-        "In the order of the source. Where times are equal that order, and not the user, decides which event is the next. An order "
-        "is called one if fewer than 1 of 1,000 logs with ties in random order had it, and 60% of the neighbours or more follow it."
+        "In the order of the source, which decides what comes next where times are equal. Ties in random order are called ordered in "
+        "fewer than 1 of 1,000 logs."
     )
     return CheckSection("Ties", note, tuple(facts))
 
@@ -258,10 +256,11 @@ def _splits(splits: Sequence[SplitCheck], strategy: str) -> CheckSection:
     problems = tuple((f"Not {s.strategy}", s.problem) for s in splits if s.problem)
     return CheckSection(
         "Splits",
-        "What each split.strategy would ask, with the config's other settings.",
+        "What each split.strategy would ask; * is the config's. Training events that are later than a test target, on average and than "
+        "half of the targets, are a future that systems learn from.",
         problems,
         CheckTable(
-            ("", *(f"{s.strategy} (config)" if s.strategy == strategy else s.strategy for s in splits)), rows
+            ("", *(f"{s.strategy} *" if s.strategy == strategy else s.strategy for s in splits)), rows
         ),
     )
 
@@ -281,13 +280,13 @@ def _measures(split: SplitCheck) -> dict[str, str]:
         "test questions": count(p.users),
         "test targets new to training": of(p.cold_targets, p.users),
         "test users new to training": of(p.users - p.known_users, p.users),
-        "test targets the user had before": of(p.repeated_targets, p.users),
-        "test targets tied with the event before": percent(p.tie_rate_last_two),
+        "test targets had before": of(p.repeated_targets, p.users),
+        "test targets tied in time": percent(p.tie_rate_last_two),
         "items without a training event": of(split.cold_items, p.items),
         "not asked: nothing comes before": count(p.no_history),
         "not asked: fewer than 3 events": count(p.short_histories) if p.split == "leave-one-out" else MISSING,
-        "training events later than a test target": percent(p.train_after_target),
-        "later than half of the test targets": percent(split.later_than_half),
+        "training later than a target": percent(p.train_after_target),
+        "training later than half of them": percent(split.later_than_half),
         "test begins": date(p.test_from, p.time_resolution) if p.test_from is not None else MISSING,
     }
 

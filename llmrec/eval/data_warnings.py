@@ -33,13 +33,14 @@ class DataWarning:
 
     name: str  # short and fixed, for programs: "tie-order"
     finding: str  # what was found, and why it bites
-    setting: str  # what helps: "split.ties: shuffle"
-    verb: str = "set"  # what to do with the setting
+    setting: str  # what helps: "split.ties: shuffle"; a name alone where the value has to be looked for
+    hint: str = ""  # what else there is to say about the setting
+    verb: str = "set"  # what to do with it
 
     @property
     def sentence(self) -> str:
         """The whole of it."""
-        return f"{self.finding}; {self.verb} {self.setting}."
+        return f"{self.finding}; {self.verb} {self.setting}{self.hint}."
 
 
 def find_warnings(check: DataCheck, data: Data, split: SplitSettings) -> tuple[DataWarning, ...]:
@@ -54,17 +55,17 @@ def find_warnings(check: DataCheck, data: Data, split: SplitSettings) -> tuple[D
     )
 
 
-_REASONS = {  # of rows that cannot be used: the setting that is likely to be wrong
-    ("interactions", "broken rows"): "data.interactions",
-    ("interactions", "missing user ids"): "data.columns.user_id",
-    ("interactions", "missing item ids"): "data.columns.item_id",
-    ("interactions", "unreadable times"): "data.cleaning.timestamp_format",
-    ("interactions", "in the future"): "data.cleaning.timestamp_format and data.cleaning.latest",
-    ("interactions", "items without a title"): "data.items, which lacks these items",
-    ("items", "broken rows"): "data.items",
-    ("items", "items without an id"): "data.columns.item_id",
-    ("items", "further rows of an item"): "data.columns.item_id",
-    ("items", "empty titles"): "data.columns.title",
+_REASONS = {  # of rows that cannot be used: the setting that is likely to be wrong, and a hint
+    ("interactions", "broken rows"): ("data.interactions", ""),
+    ("interactions", "missing user ids"): ("data.columns.user_id", ""),
+    ("interactions", "missing item ids"): ("data.columns.item_id", ""),
+    ("interactions", "unreadable times"): ("data.cleaning.timestamp_format", ""),
+    ("interactions", "in the future"): ("data.cleaning.timestamp_format", " and data.cleaning.latest"),
+    ("interactions", "items without a title"): ("data.items", ", which lacks these items"),
+    ("items", "broken rows"): ("data.items", ""),
+    ("items", "items without an id"): ("data.columns.item_id", ""),
+    ("items", "further rows of an item"): ("data.columns.item_id", ""),
+    ("items", "empty titles"): ("data.columns.title", ""),
 }
 
 
@@ -74,12 +75,13 @@ def _rows(check: DataCheck, data: Data) -> Iterator[DataWarning]:
         total = steps[0].left + steps[0].removed
         for step in steps:
             if step.faulty and step.removed >= _UNUSABLE * total:
-                where = _REASONS.get((table, step.step), step.setting)
+                setting, hint = _REASONS[table, step.step]
                 yield DataWarning(
                     f"unusable-{table}",
                     f"{step.removed:,} of {total:,} rows of {table} ({percent(step.removed / total)}) were left out for "
                     f"{step.step}, so histories are not whole",
-                    where,
+                    setting,
+                    hint,
                     "check",
                 )
     steps = [step for step in check.ledger if step.step == "duplicate events"]
@@ -92,7 +94,8 @@ def _rows(check: DataCheck, data: Data) -> Iterator[DataWarning]:
                 "duplicates-dropped",
                 f"{step.removed:,} events ({percent(step.removed / (step.left + step.removed))}) repeat the user, item and "
                 f"time of another and were left out as sent twice{coarse}",
-                "data.cleaning.duplicates: keep if they are events of their own",
+                "data.cleaning.duplicates: keep",
+                " if they are events of their own",
             )
     if data.cleaning.duplicates == "keep" and check.activity.duplicates:
         yield DataWarning(
@@ -121,7 +124,8 @@ def _ties(check: DataCheck, split: SplitSettings) -> Iterator[DataWarning]:
             "ties-last-two",
             f"{percent(ties.last_two)} of the users have their last two events at one time, so the order of the log decides "
             "which is asked for",
-            "split.ties: shuffle, with several seeds",
+            "split.ties: shuffle",
+            ", and average over several seeds",
         )
 
 
@@ -151,7 +155,8 @@ def _times(check: DataCheck, split: SplitSettings) -> Iterator[DataWarning]:
             "times-gap",
             f"no event is between {date(gap.before)} and {date(gap.after)}, {gap.seconds // 86_400:,} days in a busy time, so "
             "a piece of the log may be missing",
-            f"data.interactions, or set data.cleaning.earliest: {date(gap.after)}",
+            "data.interactions",
+            f", or set data.cleaning.earliest: {date(gap.after)}",
             "check",
         )
 
@@ -161,14 +166,15 @@ def _splits(check: DataCheck, split: SplitSettings) -> Iterator[DataWarning]:
     p = chosen.protocol
     if p is None:
         yield DataWarning(
-            "split-fails", f"the log cannot be split: {chosen.problem.rstrip('.')}", "split", "change"
+            "split-fails", f"the log cannot be split: {chosen.problem.rstrip('.')}", "split", verb="change"
         )
         return
     if p.short_histories and split.short_histories == "error" and split.target_event is None:
         yield DataWarning(
             "short-histories",
             f"{p.short_histories:,} of {p.all_users:,} users have fewer than 3 events, with which leave-one-out stops",
-            "split.short_histories: train, or data.cleaning.min_user_events: 3",
+            "split.short_histories: train",
+            ", or data.cleaning.min_user_events: 3",
         )
     later = p.train_after_target or 0.0
     if split.strategy != "temporal" and later >= _LEAK:
@@ -183,25 +189,26 @@ def _splits(check: DataCheck, split: SplitSettings) -> Iterator[DataWarning]:
             "cold-targets",
             f"{p.cold_targets:,} of {p.users:,} test targets ({percent(p.cold_targets / p.users)}) are items without a training "
             "event, which only a system that reads titles can find",
-            "split.cold_items: drop to ask for the others alone",
+            "split.cold_items: drop",
+            " to ask for the others alone",
         )
     if split.exclude_seen and split.repeats == "keep" and p.repeated_targets >= _TARGETS * p.users:
         yield DataWarning(
             "repeated-targets",
             f"{p.repeated_targets:,} of {p.users:,} test targets ({percent(p.repeated_targets / p.users)}) are items that the "
             "user had before, which are never recommended and count as misses",
-            "split.exclude_seen: false, or split.repeats: drop",
+            "split.exclude_seen: false",
+            ", or split.repeats: drop",
         )
     if split.strategy != "leave-one-out" and p.users < _FEW:
-        more = (
-            f"split.test_quantile: {split.test_quantile - 0.1:.2g} and split.valid_quantile: {split.valid_quantile - 0.1:.2g}"
-            if split.strategy == "temporal"
-            else "split.test_users higher"
-        )
+        temporal = split.strategy == "temporal"
         yield DataWarning(
             "few-questions",
             f"the test asks {p.users:,} users only, too few to tell systems apart that differ by less than a third",
-            more,
+            f"split.test_quantile: {split.test_quantile - 0.1:.2g}"
+            if temporal
+            else f"split.test_users: {min(2 * split.test_users, 0.5):.2g}",
+            f" and split.valid_quantile: {split.valid_quantile - 0.1:.2g}" if temporal else "",
         )
 
 
@@ -237,7 +244,8 @@ def _activity(check: DataCheck, cleaning: Cleaning, split: SplitSettings) -> Ite
         yield DataWarning(
             "kinds",
             f"events are of {len(counts.kinds)} kinds ({kinds}), and all of them are asked for, the cheapest most often",
-            f"split.target_event: {list(counts.kinds)[-1]}, or whichever kind counts",
+            f"split.target_event: {list(counts.kinds)[-1]}",
+            ", or whichever kind counts",
         )
     unused = counts.items - counts.items_with_events
     if cleaning.unused_items == "keep" and unused >= _UNUSED * counts.items:
@@ -245,7 +253,8 @@ def _activity(check: DataCheck, cleaning: Cleaning, split: SplitSettings) -> Ite
             "unused-items",
             f"{unused:,} of {counts.items:,} items ({percent(unused / counts.items)}) have no event, and are candidates that "
             "nobody can be right about",
-            "data.cleaning.unused_items: drop, unless they are new",
+            "data.cleaning.unused_items: drop",
+            ", unless they are new",
         )
 
 
@@ -257,7 +266,7 @@ def _titles(check: DataCheck, data: Data) -> Iterator[DataWarning]:
             f"{titles.like_ids.titles:,} titles ({percent(titles.like_ids.titles / items)}) are ids or digits such as "
             f"{titles.like_ids.example!r}, which say nothing to a language model",
             "data.columns.title",
-            "check",
+            verb="check",
         )
     if not cleaning.unescape and titles.entities.titles:
         yield DataWarning(
@@ -273,13 +282,14 @@ def _titles(check: DataCheck, data: Data) -> Iterator[DataWarning]:
             f"{titles.markup.example!r}, which cost tokens and will be generated",
             "data.cleaning.strip_markup: true",
         )
-    if titles.garbled.titles:
-        encoding = data.items.encoding if data.items is not None else "utf-8"
+    if titles.garbled.titles and data.items is not None:
+        binary = data.items.location[0].endswith(".parquet")
         yield DataWarning(
             "garbled",
-            f"{titles.garbled.titles:,} titles are garbled, such as {titles.garbled.example!r}, because the table was read or "
-            "written with a wrong encoding",
-            f"data.items.encoding, now {encoding}",
+            f"{titles.garbled.titles:,} titles are garbled, such as {titles.garbled.example!r}, because the table was written or "
+            "read with a wrong encoding",
+            "data.items" if binary else "data.items.encoding",
+            ", which has to be written anew" if binary else f", now {data.items.encoding}",
             "check",
         )
     if cleaning.duplicate_titles == "keep" and (
@@ -289,7 +299,8 @@ def _titles(check: DataCheck, data: Data) -> Iterator[DataWarning]:
             "shared-titles",
             f"{titles.shared:,} items ({percent(titles.shared / items)}) share their title with another "
             f"({titles.most_shared_items} are called {titles.most_shared!r}), so a title does not say which is meant",
-            "data.cleaning.duplicate_titles: merge if they are the same thing",
+            "data.cleaning.duplicate_titles: merge",
+            " if they are the same thing",
         )
     if titles.long.titles:
         yield DataWarning(

@@ -22,6 +22,7 @@ __all__ = [
     "p_text",
     "percent",
     "sentence_list",
+    "today",
 ]
 
 SYSTEM_LABELS = {
@@ -138,6 +139,11 @@ def date(timestamp: float, resolution: int = 86400) -> str:
     """Return a UTC date, with the time of day only where the data resolves it (``resolution`` in seconds)."""
     moment = datetime.fromtimestamp(timestamp, tz=UTC)
     return f"{moment:%Y-%m-%d}" if resolution >= 86400 else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def today() -> str:
+    """Return the date as ``"3 May 2026"``."""
+    return datetime.now(UTC).strftime("%-d %B %Y")
 
 
 def sentence_list(words: Sequence[str]) -> str:

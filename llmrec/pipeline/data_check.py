@@ -17,11 +17,11 @@ from llmrec.data.cleaning.ledger import Ledger
 from llmrec.data.load import Loaded, check_faults, load_data
 from llmrec.errors import DataError
 from llmrec.eval.data_page import render_check_html, render_check_json
-from llmrec.eval.data_sections import CheckSection, CheckTable, check_sections, ledger_table
+from llmrec.eval.data_sections import CheckSection, CheckTable, check_sections, ledger_words
 from llmrec.eval.data_warnings import find_warnings
+from llmrec.eval.words import today
 from llmrec.pipeline.artefacts import locked, write_text
 from llmrec.pipeline.parts import make_split
-from llmrec.pipeline.report_stage import today
 from llmrec.progress import console, say, say_once
 
 __all__ = ["data_check"]
@@ -55,7 +55,7 @@ def data_check(config_path: Path, overrides: Sequence[str] = ()) -> Path:
         page = render_check_html(check, warnings, strategy, created=today(), command=command)
         write_text(run / "data-check.json", render_check_json(check, warnings))
         write_text(run / "data-check.html", page)
-    for section in check_sections(check, strategy, idle=False):
+    for section in [*check_sections(check, strategy), ledger_words(check.ledger)]:
         _print(section)
     _print_warnings([w.sentence for w in warnings])
     say(f"Page: {run / 'data-check.html'}")
@@ -72,9 +72,7 @@ def _load(config: RunConfig, ledger: Ledger) -> Loaded:
     try:
         return load_data(data, ledger=ledger, notify=say_once)
     except DataError:
-        done = ledger_table(ledger.steps, idle=False)
-        if done.rows:
-            _print(CheckSection("Cleaning, until it stopped", table=done))
+        _print(ledger_words(ledger.steps))
         raise
 
 
@@ -91,6 +89,8 @@ def _try_split(config: RunConfig, data: Loaded, strategy: str) -> SplitCheck:
 
 def _print(section: CheckSection) -> None:
     console.print(Text(f"\n{section.title}", style="bold"))
+    if section.note:
+        console.print(Padding(Text(section.note, style="dim"), (0, 0, 0, 2)), soft_wrap=False)
     if section.facts:
         grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True)
