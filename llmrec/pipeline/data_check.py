@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,19 +13,20 @@ from rich.text import Text
 from llmrec.config import RunConfig
 from llmrec.config_file import load_config
 from llmrec.data.check.splits import STRATEGIES, SplitCheck, check_split
-from llmrec.data.check.whole import check_log
+from llmrec.data.check.whole import DataCheck, check_log
 from llmrec.data.cleaning.ledger import Ledger
 from llmrec.data.load import Loaded, check_faults, load_data
 from llmrec.errors import DataError
 from llmrec.eval.data_page import render_check_html, render_check_json
 from llmrec.eval.data_sections import CheckSection, CheckTable, check_sections, ledger_words
-from llmrec.eval.data_warnings import find_warnings
+from llmrec.eval.data_warnings import DataWarning, find_warnings
 from llmrec.eval.words import today
 from llmrec.pipeline.artefacts import locked, write_text
 from llmrec.pipeline.parts import make_split
 from llmrec.progress import console, say, say_once
+from llmrec.settings import SourceSettings
 
-__all__ = ["data_check"]
+__all__ = ["data_check", "examine"]
 
 
 def data_check(config_path: Path, overrides: Sequence[str] = ()) -> Path:
@@ -43,15 +45,13 @@ def data_check(config_path: Path, overrides: Sequence[str] = ()) -> Path:
         which case everything is printed and written before.
     """
     config = load_config(config_path, overrides)
-    run = config.output
+    run, strategy = config.output, config.split.strategy
     with locked(run):
         ledger = Ledger(run / "data-check.rejects.parquet")
-        data = _load(config, ledger)
-        splits = [_try_split(config, data, strategy) for strategy in STRATEGIES]
-        check = check_log(data, splits, config.data.label)
-        warnings = find_warnings(check, config.data, config.split)
-        command = " ".join(["llmrec data check", str(config_path), *(f"--set {o}" for o in overrides)])
-        strategy = config.split.strategy
+        check, warnings = examine(config, ledger)
+        command = shlex.join(
+            ["llmrec", "data", "check", str(config_path), *(f"--set={o}" for o in overrides)]
+        )
         page = render_check_html(check, warnings, strategy, created=today(), command=command)
         write_text(run / "data-check.json", render_check_json(check, warnings))
         write_text(run / "data-check.html", page)
@@ -59,14 +59,21 @@ def data_check(config_path: Path, overrides: Sequence[str] = ()) -> Path:
         _print(section)
     _print_warnings([w.sentence for w in warnings])
     say(f"Page: {run / 'data-check.html'}")
-    for table, source in (("items", config.data.items), ("interactions", config.data.interactions)):
-        name = config.data.label if source is None else ", ".join(source.location)
-        check_faults(table, name, config.data, ledger)  # type: ignore[arg-type]
+    check_faults("items", _name(config, config.data.items), config.data, ledger)
+    check_faults("interactions", _name(config, config.data.interactions), config.data, ledger)
     return run / "data-check.html"
 
 
+def examine(config: RunConfig, ledger: Ledger) -> tuple[DataCheck, tuple[DataWarning, ...]]:
+    """Read a config's data however much of it is unusable, and return what is in it and what would bite."""
+    data = _load(config, ledger)
+    splits = [_try_split(config, data, strategy) for strategy in STRATEGIES]
+    check = check_log(data, splits, config.data.label)
+    return check, find_warnings(check, config.data, config.split)
+
+
 def _load(config: RunConfig, ledger: Ledger) -> Loaded:
-    """Read the data however much of it is unusable; what was done before an error is printed."""
+    """Read the data; what was done before an error is printed."""
     tolerant = config.data.cleaning.model_copy(update={"max_rejected": 1.0})
     data = config.data.model_copy(update={"cleaning": tolerant})
     try:
@@ -74,6 +81,10 @@ def _load(config: RunConfig, ledger: Ledger) -> Loaded:
     except DataError:
         _print(ledger_words(ledger.steps))
         raise
+
+
+def _name(config: RunConfig, source: SourceSettings | None) -> str:
+    return config.data.label if source is None else ", ".join(source.location)
 
 
 def _try_split(config: RunConfig, data: Loaded, strategy: str) -> SplitCheck:

@@ -90,7 +90,11 @@ def _periods(first: int, last: int, unit: str) -> NDArray[np.int64]:
 
 def _longest_gap(ordered: NDArray[np.int64]) -> Gap | None:
     lengths = np.diff(ordered)
-    for place in np.flatnonzero(lengths >= _LONG_GAP)[np.argsort(-lengths[lengths >= _LONG_GAP])]:
+    steps = lengths[lengths > 0]
+    long = (
+        max(_LONG_GAP, 10 * float(np.median(steps))) if len(steps) else np.inf
+    )  # a log of months has gaps of months
+    for place in np.flatnonzero(lengths >= long)[np.argsort(-lengths[lengths >= long], kind="stable")]:
         before, after = int(ordered[place]), int(ordered[place + 1])
         left = place + 1 - ordered.searchsorted(before - (after - before))
         right = ordered.searchsorted(after + (after - before), side="right") - place - 1
