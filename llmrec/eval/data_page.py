@@ -15,7 +15,13 @@ __all__ = ["render_check_html", "render_check_json"]
 
 
 def render_check_html(
-    check: DataCheck, warnings: Sequence[DataWarning], strategy: str, *, created: str = "", command: str = ""
+    check: DataCheck,
+    warnings: Sequence[DataWarning],
+    strategy: str,
+    *,
+    title: str = "",
+    created: str = "",
+    command: str = "",
 ) -> str:
     """Return a check as one self-contained HTML page, in the style of the report.
 
@@ -23,6 +29,8 @@ def render_check_html(
     ----------
     strategy
         The config's way to split, which is marked.
+    title
+        The run's name; the data's where it is empty.
     created, command
         The date in words and the command that makes the page again; left out where they are empty.
     """
@@ -31,6 +39,8 @@ def render_check_html(
     return template.render(
         check=check,
         warnings=warnings,
+        strategy=strategy,
+        title=title or check.dataset,
         sections=sections,
         created=created,
         command=command,

@@ -243,7 +243,7 @@ def _left_out(check: DataCheck) -> CheckSection:
     return CheckSection(
         "What cleaning would leave out",
         "Each setting of data.cleaning alone, on top of the config's.",
-        table=CheckTable(("setting", "users", "items", "events", "share of events"), rows),
+        table=CheckTable(("setting", "users", "items", "events", "share"), rows),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from llmrec.data.check.counts import UNKNOWN_KIND
 from llmrec.data.check.times import EARLY
 from llmrec.data.check.titles import LONG
 from llmrec.data.check.whole import DataCheck
@@ -205,10 +206,10 @@ def _splits(check: DataCheck, split: SplitSettings) -> Iterator[DataWarning]:
         yield DataWarning(
             "few-questions",
             f"the test asks {p.users:,} users only, too few to tell systems apart that differ by less than a third",
-            f"split.test_quantile: {split.test_quantile - 0.1:.2g}"
+            f"split.test_quantile: {0.9 * split.test_quantile:.2g}"
             if temporal
             else f"split.test_users: {min(2 * split.test_users, 0.5):.2g}",
-            f" and split.valid_quantile: {split.valid_quantile - 0.1:.2g}" if temporal else "",
+            f" and split.valid_quantile: {0.9 * split.valid_quantile:.2g}" if temporal else "",
         )
 
 
@@ -225,7 +226,7 @@ def _activity(check: DataCheck, cleaning: Cleaning, split: SplitSettings) -> Ite
             f"data.cleaning.{setting}",
         )
     usual = counts.events_per_user.p99
-    if activity.most_events >= max(0.01 * counts.events, 10 * usual):
+    if activity.most_events > max(0.01 * counts.events, 10 * usual):
         yield DataWarning(
             "one-user",
             f"user {activity.busiest!r} has {activity.most_events:,} events ({percent(activity.most_events / counts.events)} of "
@@ -239,12 +240,13 @@ def _activity(check: DataCheck, cleaning: Cleaning, split: SplitSettings) -> Ite
             f"{_users(stuck.users)} more than 90% of their 20 events or more with one item, as broken clients do",
             f"data.cleaning.{setting}",
         )
-    if len(counts.kinds) > 1 and split.target_event is None:
+    named = [kind for kind in counts.kinds if kind != UNKNOWN_KIND]
+    if len(counts.kinds) > 1 and named and split.target_event is None:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.kinds.items())
         yield DataWarning(
             "kinds",
             f"events are of {len(counts.kinds)} kinds ({kinds}), and all of them are asked for, the cheapest most often",
-            f"split.target_event: {list(counts.kinds)[-1]}",
+            f"split.target_event: {named[-1]}",
             ", or whichever kind counts",
         )
     unused = counts.items - counts.items_with_events

@@ -52,7 +52,9 @@ def data_check(config_path: Path, overrides: Sequence[str] = ()) -> Path:
         command = shlex.join(
             ["llmrec", "data", "check", str(config_path), *(f"--set={o}" for o in overrides)]
         )
-        page = render_check_html(check, warnings, strategy, created=today(), command=command)
+        page = render_check_html(
+            check, warnings, strategy, title=config.name, created=today(), command=command
+        )
         write_text(run / "data-check.json", render_check_json(check, warnings))
         write_text(run / "data-check.html", page)
     for section in [*check_sections(check, strategy), ledger_words(check.ledger)]:

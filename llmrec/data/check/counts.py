@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from llmrec.data.check.spread import Histogram, Spread
 from llmrec.data.histories import Histories
 
-__all__ = ["Counts", "Pairs", "count_log", "count_pairs", "gini"]
+__all__ = ["UNKNOWN_KIND", "Counts", "Pairs", "count_log", "count_pairs", "gini"]
+
+UNKNOWN_KIND = "(none)"  # of events that do not say
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,7 @@ def count_log(events: Histories, n_items: int, pairs: Pairs, frame: pl.DataFrame
     total, top = len(events.items), int(per_item.argmax())
     kinds: dict[str, int] = {}
     if "event" in frame.columns:
-        found = frame["event"].cast(pl.String).fill_null("(none)").value_counts(sort=True)
+        found = frame["event"].cast(pl.String).fill_null(UNKNOWN_KIND).value_counts(sort=True)
         kinds = dict(zip(found["event"].to_list(), found["count"].to_list(), strict=True))
     ratings, unrated = None, 0
     if "rating" in frame.columns:
