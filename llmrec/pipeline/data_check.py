@@ -47,6 +47,8 @@ def data_check(config_path: Path, overrides: Sequence[str] = ()) -> Path:
     config = load_config(config_path, overrides)
     run, strategy = config.output, config.split.strategy
     with locked(run):
+        for name in ("data-check.json", "data-check.html"):  # of an earlier check, if this one fails
+            (run / name).unlink(missing_ok=True)
         ledger = Ledger(run / "data-check.rejects.parquet")
         check, warnings = examine(config, ledger)
         command = shlex.join(
@@ -81,7 +83,8 @@ def _load(config: RunConfig, ledger: Ledger) -> Loaded:
     try:
         return load_data(data, ledger=ledger, notify=say_once)
     except DataError:
-        _print(ledger_words(ledger.steps))
+        if (done := ledger_words(ledger.steps)).facts:
+            _print(done)
         raise
 
 
