@@ -266,6 +266,14 @@ def data_sets(
         say(f"{row['name']}: {row['about']}")
 
 
+@data_app.command("check")
+def data_check(config: ConfigPath, set_: Overrides = None) -> None:
+    """Look at a config's data before anything is trained: what is in it, and what would bite, with the setting that helps."""
+    from llmrec.pipeline.data_check import data_check as check
+
+    check(config, set_ or [])
+
+
 def main() -> None:
     """Entry point."""
     report_errors(app)

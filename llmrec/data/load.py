@@ -23,7 +23,16 @@ from llmrec.data.sources.opening import pick_columns
 from llmrec.errors import DataError
 from llmrec.settings.data import Columns, Data, SourceSettings
 
-__all__ = ["Loaded", "load_catalog", "load_data", "open_items", "open_log", "read_histories", "read_log"]
+__all__ = [
+    "Loaded",
+    "check_faults",
+    "load_catalog",
+    "load_data",
+    "open_items",
+    "open_log",
+    "read_histories",
+    "read_log",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +45,21 @@ class Loaded:
     provenance: tuple[str, ...]  # lines for people
 
 
-def load_data(data: Data, *, rejects: Path | None = None, notify: Callable[[str], None] = print) -> Loaded:
+def load_data(
+    data: Data,
+    *,
+    rejects: Path | None = None,
+    ledger: Ledger | None = None,
+    notify: Callable[[str], None] = print,
+) -> Loaded:
     """Read and clean the log and the catalogue.
 
     Parameters
     ----------
     rejects
         File for the rows that are left out; see :class:`~llmrec.data.cleaning.ledger.Ledger`.
+    ledger
+        An empty one in the place of ``rejects``, for a caller who wants to see what was done before an error.
     notify
         Takes the line that says where a named data set came from.
 
@@ -52,12 +69,12 @@ def load_data(data: Data, *, rejects: Path | None = None, notify: Callable[[str]
         A source cannot be read to its end, too many rows are unusable, or nothing is left.
     """
     log, items, columns, provenance = _sources(data, notify)
-    ledger = Ledger(rejects)
+    ledger = Ledger(rejects) if ledger is None else ledger
     with ledger.open():
         catalog, item_of = _read_items(items, columns, data, ledger)
         encoded = read_log(log, columns, data, ledger)
         encoded = clean_log(encoded, item_of, data.cleaning, ledger)
-        _check_faults("interactions", log, data, ledger)
+        check_faults("interactions", log.name, data, ledger)
         catalog, encoded = _used_items(catalog, encoded, data, ledger)
     return Loaded(_interactions(encoded), catalog, ledger, provenance)
 
@@ -85,7 +102,7 @@ def read_histories(
     ledger = Ledger()
     log = open_source(source, "--histories")
     encoded = read_log(log, data.columns, data, ledger)
-    _check_faults("interactions", log, data, ledger)
+    check_faults("interactions", log.name, data, ledger)
     frame = _interactions(encoded).sort(ties, seed).frame
     known = frame["item_id"].cast(pl.String).is_in(catalog.item_ids)
     lost = frame.filter(~known).unique("user_id", keep="first", maintain_order=True)
@@ -154,14 +171,23 @@ def _read_items(items: Source, columns: Columns, data: Data, ledger: Ledger) -> 
     ]
     picked = pick_columns(items, wanted)
     read = clean_catalog(items.batches(picked), columns, data.cleaning, data.privacy, ledger)
-    _check_faults("items", items, data, ledger)
+    check_faults("items", items.name, data, ledger)
     return read
 
 
-def _check_faults(
-    table: Literal["interactions", "items"], source: Source, data: Data, ledger: Ledger
-) -> None:
-    """Stop where so much is unusable that something else is likely to be wrong."""
+def check_faults(table: Literal["interactions", "items"], name: str, data: Data, ledger: Ledger) -> None:
+    """Stop where so much is unusable that something else is likely to be wrong.
+
+    Parameters
+    ----------
+    name
+        Of the table's source, for the message.
+
+    Raises
+    ------
+    DataError
+        More of the table's rows than ``cleaning.max_rejected`` were unusable.
+    """
     steps = [s for s in ledger.steps if s.table == table]
     faulty = [s for s in steps if s.faulty and s.removed]
     count = sum(s.removed for s in faulty)
@@ -170,7 +196,7 @@ def _check_faults(
         reasons = ", ".join(f"{s.removed:,} {s.step}" for s in sorted(faulty, key=lambda s: -s.removed))
         where = f" (they are in {ledger.rejects})" if ledger.rejects is not None else ""
         raise DataError(
-            f"{count:,} of {total:,} rows of {source.name} cannot be used: {reasons}{where}. Expected at most "
+            f"{count:,} of {total:,} rows of {name} cannot be used: {reasons}{where}. Expected at most "
             f"{data.cleaning.max_rejected:.0%}: check the names in data.columns and the formats, which 'llmrec data check' "
             "shows; or, if so much is really to be left out, raise data.cleaning.max_rejected."
         )

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from llmrec.eval.context import Curve
 from llmrec.eval.words import duration, number
 
-__all__ = ["Dot", "Point", "curve_plot", "dot_plot", "scatter_plot", "ticks"]
+__all__ = ["Dot", "Point", "curve_plot", "dot_plot", "framed", "horizontal_grid", "scatter_plot", "ticks"]
 
 _ROW = 30  # pixels per system in a dot plot
 _CURVE_POINTS = 300  # more cannot be told apart at the width of a column
@@ -103,7 +103,7 @@ def scatter_plot(title: str, x_label: str, y_label: str, points: Sequence[Point]
         return round(height * (1 - (value - marks[0]) / (marks[-1] - marks[0])), 1)
 
     svg = [f'<svg class="plot" width="100%" height="{height + 26}" aria-hidden="true">']
-    svg.extend(_horizontal(marks, y_of))
+    svg.extend(horizontal_grid(marks, y_of))
     stride = max(1, round((last - first) / 6))
     for power in range(first, last + 1, stride):
         at = x_scale(power)
@@ -130,7 +130,7 @@ def scatter_plot(title: str, x_label: str, y_label: str, points: Sequence[Point]
         )
     svg.append("</svg>")
     spoken = "; ".join(f"{p.label}: {duration(p.x)}, {number(p.y)}" for p in points)
-    return _framed(title, x_label, y_label, svg, spoken)
+    return framed(title, x_label, y_label, svg, spoken)
 
 
 def curve_plot(curve: Curve) -> Markup:
@@ -150,7 +150,7 @@ def curve_plot(curve: Curve) -> Markup:
         return round(height * (1 - (value - marks[0]) / (marks[-1] - marks[0])), 1)
 
     svg = [f'<svg class="plot" width="100%" height="{height + 26}" aria-hidden="true">']
-    svg.extend(_horizontal(marks, y_of))
+    svg.extend(horizontal_grid(marks, y_of))
     for mark in ticks(float(x[0]), float(x[-1]), 5):
         if x[0] <= mark <= x[-1]:
             svg.append(
@@ -168,7 +168,7 @@ def curve_plot(curve: Curve) -> Markup:
         svg.append(f'<circle class="dot other" cx="{scale(x[0])}" cy="{y_of(y[0])}" r="4"/>')
     svg.append("</svg>")
     spoken = f"from {number(float(y[0]))} to {number(float(y[-1]))}"
-    return _framed(curve.title, curve.x_label, curve.y_label, svg, spoken)
+    return framed(curve.title, curve.x_label, curve.y_label, svg, spoken)
 
 
 _Box = tuple[float, float, float, float]  # left and right in per cent, top and bottom in pixels
@@ -221,7 +221,8 @@ def _zero_or_zoom(low: float, high: float) -> float:
     return min(low, 0.0) if low < 0.4 * high else low
 
 
-def _horizontal(marks: Sequence[float], y_of: Callable[[float], float]) -> list[str]:
+def horizontal_grid(marks: Sequence[float], y_of: Callable[[float], float]) -> list[str]:
+    """Return lines at ``marks`` with their numbers to the left, at the heights that ``y_of`` gives."""
     parts = []
     for mark in marks:
         y = y_of(mark)
@@ -238,7 +239,8 @@ def _power(power: int) -> str:
     return f"{10**power:,}" if power >= 0 else f"{10.0**power:.{-power}f}"
 
 
-def _framed(title: str, x_label: str, y_label: str, svg: Sequence[str], spoken: str) -> Markup:
+def framed(title: str, x_label: str, y_label: str, svg: Sequence[str], spoken: str) -> Markup:
+    """Return a plot with its title and the names of its axes; ``spoken`` is what a screen reader says."""
     return Markup(
         f'<figure class="framed"><figcaption>{escape(title)}</figcaption><p class="axis">{escape(y_label)}</p>'
         f'<div class="frame" role="img" aria-label="{escape(title + ": " + spoken)}">{"".join(svg)}</div>'

@@ -6,7 +6,7 @@ from llmrec.data.protocol import Protocol
 from llmrec.eval.compare import Comparison
 from llmrec.eval.context import ReportContext
 from llmrec.eval.verdict import training_words
-from llmrec.eval.words import date, percent, sentence_list
+from llmrec.eval.words import RESOLUTIONS, date, percent, sentence_list
 
 __all__ = ["SPLITS", "WEAKNESSES", "protocol_words", "sample_words"]
 
@@ -28,7 +28,6 @@ WEAKNESSES = {
     "users": "Training data can be newer than a test event, so every system can profit from knowledge of the future, and the "
     "numbers are higher than a live system would reach. Systems that learn something per user cannot be used.",
 }
-_RESOLUTIONS = {1: "one second", 60: "one minute", 3600: "one hour", 86400: "one day"}
 
 
 def protocol_words(comparison: Comparison, ctx: ReportContext) -> list[tuple[str, str]]:
@@ -43,7 +42,7 @@ def protocol_words(comparison: Comparison, ctx: ReportContext) -> list[tuple[str
         (
             "Time span",
             f"{date(p.first_timestamp)} to {date(p.last_timestamp)} (UTC). Timestamps resolve "
-            f"{_RESOLUTIONS.get(p.time_resolution, f'{p.time_resolution:,} seconds')}.",
+            f"{RESOLUTIONS.get(p.time_resolution, f'{p.time_resolution:,} seconds')}.",
         ),
         ("Split", SPLITS.get(p.split, f"{p.split}.") + _moments(p) + _short_histories(p)),
         ("Weakness of this split", WEAKNESSES.get(p.split, "Not stated for this split.") + _future(p)),

@@ -25,7 +25,7 @@ from llmrec.eval.plots import curve_plot
 from llmrec.eval.protocol_words import protocol_words, sample_words
 from llmrec.eval.verdict import training_words
 
-__all__ = ["render_html", "render_json", "render_latex", "render_markdown"]
+__all__ = ["environment", "render_html", "render_json", "render_latex", "render_markdown"]
 
 
 def render_html(comparison: Comparison, ctx: ReportContext | None = None) -> str:
@@ -42,12 +42,12 @@ def render_html(comparison: Comparison, ctx: ReportContext | None = None) -> str
     -----
     Every text is escaped: titles, prompts and configs may hold markup.
     """
-    return _environment(autoescape=True).get_template("report.html.j2").render(_view(comparison, ctx))
+    return environment(autoescape=True).get_template("report.html.j2").render(_view(comparison, ctx))
 
 
 def render_markdown(comparison: Comparison, ctx: ReportContext | None = None) -> str:
     """Return the same facts as Markdown tables, short enough for a comment on GitHub."""
-    text = _environment(autoescape=False).get_template("report.md.j2").render(_view(comparison, ctx))
+    text = environment(autoescape=False).get_template("report.md.j2").render(_view(comparison, ctx))
     return re.sub(r"\n{3,}", "\n\n", text).strip().replace(LINE, "\n") + "\n"
 
 
@@ -56,7 +56,7 @@ def render_latex(comparison: Comparison, ctx: ReportContext | None = None) -> st
 
     The file compiles as it is and can be ``\input`` into a paper that loads booktabs.
     """
-    environment = _environment(autoescape=False).overlay(
+    for_latex = environment(autoescape=False).overlay(
         variable_start_string="<<",  # braces are LaTeX's own
         variable_end_string=">>",
         block_start_string="<%",
@@ -64,7 +64,7 @@ def render_latex(comparison: Comparison, ctx: ReportContext | None = None) -> st
         comment_start_string="<#",
         comment_end_string="#>",
     )
-    return environment.get_template("report.tex.j2").render(_view(comparison, ctx))
+    return for_latex.get_template("report.tex.j2").render(_view(comparison, ctx))
 
 
 def render_json(comparison: Comparison) -> str:
@@ -72,7 +72,8 @@ def render_json(comparison: Comparison) -> str:
     return json.dumps(without_nan(comparison.to_dict()), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _environment(*, autoescape: bool) -> jinja2.Environment:
+def environment(*, autoescape: bool) -> jinja2.Environment:
+    """Return what renders the templates: numbers as readers want them, and an error for a name that is not there."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("llmrec.eval", "templates"),
         autoescape=autoescape,

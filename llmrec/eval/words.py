@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 __all__ = [
+    "MISSING",
+    "RESOLUTIONS",
     "SYSTEM_LABELS",
     "bytes_text",
     "count",
@@ -20,6 +22,7 @@ __all__ = [
     "p_text",
     "percent",
     "sentence_list",
+    "today",
 ]
 
 SYSTEM_LABELS = {
@@ -38,6 +41,7 @@ SYSTEM_LABELS = {
     "rerank": "Re-ranker",
     "random": "Random",
 }
+RESOLUTIONS = {1: "one second", 60: "one minute", 3600: "one hour", 86400: "one day"}  # of times, in seconds
 _ACRONYMS = ("hr", "ndcg", "mrr", "map")
 MISSING = "–"  # for what is undefined or was not measured: never 0, never an empty cell
 _MINUS = "\u2212"  # as wide as the plus sign, unlike a hyphen
@@ -137,6 +141,11 @@ def date(timestamp: float, resolution: int = 86400) -> str:
     """Return a UTC date, with the time of day only where the data resolves it (``resolution`` in seconds)."""
     moment = datetime.fromtimestamp(timestamp, tz=UTC)
     return f"{moment:%Y-%m-%d}" if resolution >= 86400 else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def today() -> str:
+    """Return the date as ``"3 May 2026"``."""
+    return datetime.now(UTC).strftime("%-d %B %Y")
 
 
 def sentence_list(words: Sequence[str]) -> str:

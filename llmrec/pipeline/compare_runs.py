@@ -13,7 +13,7 @@ from llmrec.eval.evaluate import train_counts
 from llmrec.eval.examples import pick_users, user_examples
 from llmrec.eval.slices import user_slices
 from llmrec.eval.trainings import check_protocols
-from llmrec.eval.words import sentence_list
+from llmrec.eval.words import sentence_list, today
 from llmrec.pipeline.gather import Entry, entries_of, questions, read_run, told_apart, users_of
 from llmrec.pipeline.lists import evaluate_lists, first_trainings, pooled
 from llmrec.pipeline.report_notes import (
@@ -26,7 +26,7 @@ from llmrec.pipeline.report_notes import (
     search_notes,
     warnings,
 )
-from llmrec.pipeline.report_stage import today, versions, write_report
+from llmrec.pipeline.report_stage import versions, write_report
 
 __all__ = ["compare_runs"]
 

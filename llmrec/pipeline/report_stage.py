@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from llmrec.eval.examples import pick_users, user_examples
 from llmrec.eval.files import write_evaluation
 from llmrec.eval.report import render_html, render_json, render_latex, render_markdown
 from llmrec.eval.slices import user_slices
+from llmrec.eval.words import today
 from llmrec.pipeline.artefacts import write_text
 from llmrec.pipeline.diagnose_stage import read_diagnostics
 from llmrec.pipeline.identifiers_stage import identifiers_at_hand
@@ -40,7 +40,7 @@ from llmrec.pipeline.report_notes import (
 )
 from llmrec.progress import say
 
-__all__ = ["compare_stage", "evaluate_stage", "today", "versions", "write_evaluations", "write_report"]
+__all__ = ["compare_stage", "evaluate_stage", "versions", "write_evaluations", "write_report"]
 
 _PACKAGES = ("llmrec", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "polars")
 
@@ -132,11 +132,6 @@ def write_report(folder: Path, comparison: Comparison, context: ReportContext) -
     write_text(folder / "report.html", render_html(comparison, context))
     say(comparison.summary_sentence)
     return folder / "report.html"
-
-
-def today() -> str:
-    """Return the date in words."""
-    return datetime.datetime.now(datetime.UTC).strftime("%-d %B %Y")
 
 
 def versions() -> dict[str, str]:

@@ -17,10 +17,10 @@ from llmrec.data.order import by_user_and_time
 from llmrec.errors import DataError, nearest
 from llmrec.settings import Cleaning
 
-__all__ = ["clean_log", "k_core"]
+__all__ = ["ENOUGH", "HOUR", "clean_log", "k_core"]
 
-_HOUR = 3600
-_ENOUGH = 20  # events of a user before a share of them says something
+HOUR = 3600
+ENOUGH = 20  # events of a user before a share of them says something
 
 Mask = NDArray[np.bool_]
 
@@ -213,7 +213,7 @@ def _bursts(frame: pl.DataFrame, most: int) -> Mask:
     user, time = frame["user"].to_numpy(), frame["timestamp"].to_numpy()
     chosen = np.zeros(len(_per_user(frame)), dtype=bool)
     # More than 'most' events lie within an hour where an event and the one 'most' events before it do.
-    close = (user[most:] == user[:-most]) & (time[most:] - time[:-most] < _HOUR)
+    close = (user[most:] == user[:-most]) & (time[most:] - time[:-most] < HOUR)
     chosen[user[most:][close]] = True
     return _of_users(frame, chosen)
 
@@ -225,6 +225,6 @@ def _one_item(frame: pl.DataFrame, share: float) -> Mask:
         .group_by("user")
         .agg(pl.col("len").max(), total=pl.col("len").sum())
     )
-    found = counts.filter((pl.col("total") >= _ENOUGH) & (pl.col("len") > share * pl.col("total")))
+    found = counts.filter((pl.col("total") >= ENOUGH) & (pl.col("len") > share * pl.col("total")))
     chosen = np.isin(np.arange(len(_per_user(frame))), found["user"].to_numpy())
     return _of_users(frame, chosen)

@@ -17,7 +17,7 @@ from llmrec.data.sources.base import Batch
 from llmrec.errors import DataError
 from llmrec.settings import Cleaning, Columns, Privacy
 
-__all__ = ["clean_catalog", "clean_text"]
+__all__ = ["clean_catalog", "clean_text", "without_entities", "without_markup"]
 
 # Only what HTML has: "<3" and "<Insert name>" are parts of titles.
 _TAGS = (
@@ -72,7 +72,7 @@ def clean_catalog(
 def clean_text(text: str, *, unescape: bool = True, strip_markup: bool = True) -> str:
     """Return a title without entities, tags, control characters and runs of blanks."""
     column = pl.Series([text])
-    for wanted, step in ((unescape, _unescape), (strip_markup, _strip_markup)):
+    for wanted, step in ((unescape, without_entities), (strip_markup, without_markup)):
         column = step(column) if wanted else column
     return str(column[0])
 
@@ -128,9 +128,9 @@ def _clean_texts(
 ) -> pl.DataFrame:
     steps: list[tuple[str, str, Callable[[pl.Series], pl.Series], list[str]]] = []
     if cleaning.unescape:
-        steps.append(("HTML entities", "cleaning.unescape: true", _unescape, names))
+        steps.append(("HTML entities", "cleaning.unescape: true", without_entities, names))
     if cleaning.strip_markup:
-        steps.append(("markup and blanks", "cleaning.strip_markup: true", _strip_markup, names))
+        steps.append(("markup and blanks", "cleaning.strip_markup: true", without_markup, names))
     for kind in privacy.redact:
         steps.append((f"redaction of {kind}", "privacy.redact", partial(redact, kind=kind), names))
     if (most := cleaning.max_title) is not None:
@@ -152,7 +152,9 @@ def _clean_texts(
     return frame
 
 
-def _unescape(column: pl.Series) -> pl.Series:
+def without_entities(column: pl.Series) -> pl.Series:
+    """Return texts with characters in the place of HTML entities."""
+
     def plain(text: str) -> str:
         for _ in range(3):  # &amp;amp; was escaped twice
             text, before = html.unescape(text), text
@@ -163,7 +165,8 @@ def _unescape(column: pl.Series) -> pl.Series:
     return _where(column, column.str.contains("&", literal=True), plain)
 
 
-def _strip_markup(column: pl.Series) -> pl.Series:
+def without_markup(column: pl.Series) -> pl.Series:
+    """Return texts without HTML tags and control characters, and with single blanks."""
     column = _where(column, column.str.contains("<", literal=True), lambda text: _MARKUP.sub(" ", text))
     column = column.str.replace_all(_CONTROL, " ")
     return column.str.replace_all(r"\s+", " ").str.strip_chars()
