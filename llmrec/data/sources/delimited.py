@@ -48,15 +48,14 @@ class DelimitedFile:
         wanted = {c: names.index(c) for c in columns}
         reader = RecordReader(self.dialect)
         origin, row = shown(self.file.path), 1
-        while True:
+        while buffer.text or not buffer.final:
             batch, count, end = self._parse(buffer, reader, wanted, len(names), row, origin)
             if count:
                 yield batch
             row += count
             buffer.skip(end)
             if not end:
-                if buffer.final:
-                    return
+                assert not buffer.final
                 buffer.grow()
 
     def _begin(self) -> tuple[TextBuffer, list[str]]:

@@ -69,7 +69,7 @@ class JsonFile:
             row += len(lines)
             yield batch
         if missing := [c for c in columns if c not in seen]:
-            raise lacking(missing, sorted(seen))
+            raise lacking(missing, self.columns())
 
     def _lines(self) -> Iterator[list[str]]:
         """Yield the lines that are not blank, many at once."""
@@ -91,7 +91,7 @@ class JsonFile:
 def _batch(
     lines: list[str], columns: Sequence[str], pattern: str | None, row: int, origin: str, seen: set[str]
 ) -> Batch:
-    """Return the rows of some lines; keys that occur go into ``seen``."""
+    """Return the rows of some lines; columns that occur go into ``seen``."""
     schema = dict.fromkeys(columns, pl.String())
     fast = pl.DataFrame(schema=schema)
     matched = np.zeros(len(lines), bool)
