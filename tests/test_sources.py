@@ -190,7 +190,9 @@ def test_json_lines_are_read_as_written(tmp_path_factory, lines, end, packing):
 
 
 def test_half_characters_break_a_row(tmp_path):
-    (tmp_path / "t.jsonl").write_text('{"a": "x", "b": "\\ud83d"}\n{"a": "\\uD83D", "b": 1}\n{"a": "\\ud83d\\ude00"}\n')
+    (tmp_path / "t.jsonl").write_text(
+        '{"a": "x", "b": "\\ud83d"}\n{"a": "\\uD83D", "b": 1}\n{"a": "\\ud83d\\ude00"}\n'
+    )
     rows, broken = read_source(tmp_path / "t.jsonl", ["a"])
     assert rows == [(1, "x"), (3, "😀")]
     assert [(b.row, b.reason[:16]) for b in broken] == [(2, "half a character")]
@@ -363,9 +365,10 @@ def test_what_cannot_be_read_whole_is_an_error_that_names_the_file(tmp_path):
     }
     for name in write_bad_files(tmp_path):
         with pytest.raises(DataError, match=says.get(name, "cannot be read")) as caught:
-            read_source(tmp_path / name, ["b"]), open_source(
-                SourceSettings.model_validate(str(tmp_path / name)), "data.items"
-            ).columns()
+            (
+                read_source(tmp_path / name, ["b"]),
+                open_source(SourceSettings.model_validate(str(tmp_path / name)), "data.items").columns(),
+            )
         assert name in str(caught.value)
         assert "Expected" in str(caught.value)
         assert "\n" not in str(caught.value)

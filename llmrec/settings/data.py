@@ -127,7 +127,9 @@ class SourceSettings(Section):
         except UnicodeError:
             pass  # UTF-16 has no character of one byte
         except (LookupError, ValueError):
-            problems.append(f"there is no encoding {self.encoding!r}; expected one that Python knows, for example latin-1")
+            problems.append(
+                f"there is no encoding {self.encoding!r}; expected one that Python knows, for example latin-1"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -103,9 +103,16 @@ def regular_records(
     fields = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
     good = filled & (fields == width)
     row = np.cumsum(filled) - 1
+    wrong = np.flatnonzero(filled & ~good)
     broken = [
-        wrong_width(first_row + int(row[i]), text[starts[i] : stops[i]], int(fields[i]), width)
-        for i in np.flatnonzero(filled & ~good)
+        wrong_width(number, text[start : min(stop, start + _SHOWN)], found, width)
+        for number, start, stop, found in zip(
+            (first_row + row[wrong]).tolist(),
+            starts[wrong].tolist(),
+            stops[wrong].tolist(),
+            fields[wrong].tolist(),
+            strict=True,
+        )
     ]
     end = int(ends[-1]) + 1
     if stops is ends and good.all():
