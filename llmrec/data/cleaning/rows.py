@@ -21,7 +21,7 @@ from llmrec.data.sources.base import Batch, expand_variables
 from llmrec.errors import DataError
 from llmrec.settings import Cleaning, Columns, Privacy
 
-__all__ = ["EncodedLog", "as_ids", "encode_log"]
+__all__ = ["EncodedLog", "as_ids", "broken_rows", "encode_log", "single_values"]
 
 _FILES = 65_535
 
@@ -70,8 +70,53 @@ def encode_log(
     return encoder.finish()
 
 
+def broken_rows(batch: Batch, *, hidden: bool = False) -> pl.DataFrame:
+    """Return the broken rows of a batch as the file of rejects has them, without their text if that is ``hidden``."""
+    return pl.DataFrame(
+        {
+            "row": [b.row for b in batch.broken],
+            "value": [b.reason if hidden else f"{b.reason}: {b.text}" for b in batch.broken],
+        },
+        schema={"row": pl.Int64, "value": pl.String},
+    ).with_columns(origin=pl.lit(batch.origin))
+
+
+def single_values(column: pl.Series) -> pl.Series:
+    """Return a column of texts, numbers or times; bytes, which some writers make of texts, become texts.
+
+    Raises
+    ------
+    DataError
+        It has lists or the like, or bytes that are no text.
+    """
+    if column.dtype == pl.Binary:
+        try:
+            return column.cast(pl.String)
+        except pl.exceptions.PolarsError:
+            raise DataError(
+                f"The column {column.name!r} has bytes that are no text in UTF-8. Expected ids as text or numbers: convert them, for "
+                "example to hexadecimal digits."
+            ) from None
+    if column.dtype.is_nested() or column.dtype.is_object() or column.dtype == pl.Duration:
+        raise DataError(
+            f"The column {column.name!r} has values of the type {column.dtype}. Expected a text, a number or a time in each row: name "
+            "another column in data.columns, or convert this one."
+        )
+    return column
+
+
 def as_ids(column: pl.Series, missing: Iterable[str]) -> pl.Series:
-    """Return ids as text; null where one is missing. The column is one of text or numbers."""
+    """Return ids as text; null where one is missing.
+
+    Raises
+    ------
+    DataError
+        The column is one of lists or the like.
+    """
+    column = single_values(column)
+    if column.dtype.is_decimal():  # databases have whole numbers as 17.00
+        text = column.cast(pl.String).str.replace(r"\.0+$", "")
+        return text.set(text.is_in(list(missing)).fill_null(False), None)
     if column.dtype.is_float():
         # pandas makes floats of whole numbers when one is missing: 17.0 is item 17.
         whole = column.cast(pl.Int64, strict=False)
@@ -101,7 +146,8 @@ class _Encoder:
 
     def add(self, batch: Batch) -> None:
         """Encode a batch."""
-        frame, names, cleaning = batch.frame, self.columns, self.cleaning
+        names, cleaning = self.columns, self.cleaning
+        frame = pl.DataFrame([single_values(column) for column in batch.frame])
         self.read += len(frame) + len(batch.broken)
         origin = self._origin(batch)
         users, items = (as_ids(frame[name], cleaning.missing) for name in (names.user_id, names.item_id))
@@ -153,10 +199,8 @@ class _Encoder:
     def _origin(self, batch: Batch) -> int:
         if batch.broken:
             self.removed["broken rows"] += len(batch.broken)
-            rows = [
-                {"origin": batch.origin, "row": b.row, "value": f"{b.reason}: {b.text}"} for b in batch.broken
-            ]
-            self.ledger.reject("interactions", "broken rows", pl.DataFrame(rows))
+            hidden = self.salt is not None  # the text may have the user's id
+            self.ledger.reject("interactions", "broken rows", broken_rows(batch, hidden=hidden))
         number = self.origins.setdefault(batch.origin, len(self.origins))
         if number > _FILES:
             raise DataError(f"The log is in more than {_FILES:,} files or pages. Expected fewer: join them.")

@@ -12,7 +12,7 @@ import polars as pl
 from llmrec.data.catalog import Catalog
 from llmrec.data.cleaning.ledger import Ledger, Step
 from llmrec.data.cleaning.redaction import redact
-from llmrec.data.cleaning.rows import as_ids
+from llmrec.data.cleaning.rows import as_ids, broken_rows
 from llmrec.data.sources.base import Batch
 from llmrec.errors import DataError
 from llmrec.settings import Cleaning, Columns, Privacy
@@ -83,10 +83,7 @@ def _read(
     parts, broken = [], 0
     for batch in batches:
         broken += len(batch.broken)
-        rows = [
-            {"origin": batch.origin, "row": b.row, "value": f"{b.reason}: {b.text}"} for b in batch.broken
-        ]
-        ledger.reject("items", "broken rows", pl.DataFrame(rows))
+        ledger.reject("items", "broken rows", broken_rows(batch))
         parts.append(
             pl.DataFrame(
                 {
@@ -105,8 +102,8 @@ def _read(
 
 
 def _text(column: pl.Series) -> pl.Series:
-    if column.dtype == pl.List(pl.String):  # genres and the like
-        column = column.list.join(", ")
+    if isinstance(column.dtype, pl.List) and not column.dtype.inner.is_nested():  # genres and the like
+        column = column.cast(pl.List(pl.String)).list.join(", ")
     return as_ids(column, ()).fill_null("")
 
 

@@ -17,6 +17,7 @@ KINDS: dict[str, Callable[[SourceSettings, str], Source]] = {
     "tsv": FileSource,
     "jsonl": FileSource,
     "parquet": FileSource,
+    "recbole": FileSource,
 }
 
 
