@@ -49,11 +49,8 @@ class SqlSource:
 
     def columns(self) -> list[str]:
         """Return the names of the columns."""
-        import sqlalchemy as sa
-
         with self._connection() as connection:
-            statement = sa.select(sa.text("*")).select_from(self._from(connection)).where(sa.false())
-            return [str(name) for name in connection.execute(statement).keys()]  # noqa: SIM118
+            return self._names(connection)
 
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         """Yield all rows."""
@@ -175,12 +172,25 @@ class SqlSource:
 
         cursor = self.source.cursor
         order = dict.fromkeys([*([] if cursor is None else [cursor]), *columns])
+        there = self._names(connection)
+        for name in order:
+            if name not in there:  # SQLite would take its name for its value
+                raise DataError(
+                    f"{self.name} has no column {name!r}{nearest(name, there)}; it has {', '.join(there)}. Expected it, because "
+                    f"{f'{self.setting}.cursor' if name == cursor else 'data.columns'} names it."
+                )
         statement: Any = sa.select(*map(sa.column, columns)).select_from(self._from(connection))
         if since is not None:
             assert cursor is not None
             statement = statement.where(sa.column(cursor) >= _bound(since))
         statement = statement.order_by(*map(sa.column, order))
         yield from connection.execute(statement).partitions(_BATCH)
+
+    def _names(self, connection: sa.Connection) -> list[str]:
+        import sqlalchemy as sa
+
+        statement = sa.select(sa.text("*")).select_from(self._from(connection)).where(sa.false())
+        return list(map(str, connection.execute(statement).keys()))
 
     def _batch(self, rows: Sequence[Sequence[Any]], columns: Sequence[str], first: int) -> Batch:
         values = zip(*rows, strict=True) if rows else [()] * len(columns)
