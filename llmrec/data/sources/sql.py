@@ -55,7 +55,9 @@ class SqlSource:
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         """Yield all rows."""
         row = 1
+        cursor = self.source.cursor
         with self._connection() as connection:
+            self._check_names(connection, [*columns, *([] if cursor is None else [cursor])])
             for rows in self._rows(connection, columns):
                 yield self._batch(rows, columns, row)
                 row += len(rows)
@@ -90,6 +92,7 @@ class SqlSource:
         extra = [] if cursor in columns else [cursor]
         place = [*columns, *extra].index(cursor)
         with self._connection() as connection:
+            self._check_names(connection, [*columns, cursor])
             self._check_growth(connection, cursor, last, total - tied.total())
             known = Counter(tied)
             for rows in self._rows(connection, [*columns, *extra], since=last):
@@ -172,19 +175,21 @@ class SqlSource:
 
         cursor = self.source.cursor
         order = dict.fromkeys([*([] if cursor is None else [cursor]), *columns])
-        there = self._names(connection)
-        for name in order:
-            if name not in there:  # SQLite would take its name for its value
-                raise DataError(
-                    f"{self.name} has no column {name!r}{nearest(name, there)}; it has {', '.join(there)}. Expected it, because "
-                    f"{f'{self.setting}.cursor' if name == cursor else 'data.columns'} names it."
-                )
         statement: Any = sa.select(*map(sa.column, columns)).select_from(self._from(connection))
         if since is not None:
             assert cursor is not None
             statement = statement.where(sa.column(cursor) >= _bound(since))
         statement = statement.order_by(*map(sa.column, order))
         yield from connection.execute(statement).partitions(_BATCH)
+
+    def _check_names(self, connection: sa.Connection, columns: Sequence[str]) -> None:
+        there = self._names(connection)
+        for name in columns:
+            if name not in there:  # SQLite would take its name for its value
+                raise DataError(
+                    f"{self.name} has no column {name!r}{nearest(name, there)}; it has {', '.join(there)}. Expected it, because "
+                    f"{f'{self.setting}.cursor' if name == self.source.cursor else 'data.columns'} names it."
+                )
 
     def _names(self, connection: sa.Connection) -> list[str]:
         import sqlalchemy as sa
