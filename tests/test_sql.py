@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import uuid
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -13,8 +14,9 @@ from postgres_server import PASSWORD, postgres  # noqa: F401  (a fixture)
 from pydantic import ValidationError
 
 import llmrec.data.sources.sql as sql_module
-from llmrec.data.load import load_data
+from llmrec.data.load import load_data, open_log
 from llmrec.data.sources import open_source
+from llmrec.data.update import update_store
 from llmrec.errors import ConfigError, DataError
 from llmrec.settings.data import Data, SourceSettings
 
@@ -48,14 +50,11 @@ def shop(tmp_path):
 
 @pytest.fixture
 def server(postgres, monkeypatch):  # noqa: F811
-    """Return a function that runs SQL in a new database of the real server, and the database's URL."""
+    """Return a function that runs SQL in the real server's database, empty now, and the database's URL."""
     monkeypatch.setenv("SHOP_PASSWORD", PASSWORD)
     host, port = postgres.split(":")
-    login = {"host": host, "port": port, "user": "admin", "password": PASSWORD}
-    name = f"shop_{uuid.uuid4().hex}"
-    with psycopg.connect(**login, dbname="postgres", autocommit=True) as admin:
-        admin.execute(f"create database {name}")
-    with psycopg.connect(**login, dbname=name, autocommit=True) as connection:
+    login = {"host": host, "port": port, "user": "admin", "password": PASSWORD, "dbname": "postgres"}
+    with psycopg.connect(**login, autocommit=True) as connection:
 
         def run(sql, rows=None):
             if rows is None:
@@ -64,7 +63,9 @@ def server(postgres, monkeypatch):  # noqa: F811
                 with connection.cursor() as cursor:
                     cursor.executemany(sql, rows)
 
-        yield run, f"postgresql+psycopg://admin:${{SHOP_PASSWORD}}@{postgres}/{name}"
+        run("drop schema if exists web cascade; drop schema public cascade")
+        run("create schema public; grant usage on schema public to public")
+        yield run, f"postgresql+psycopg://admin:${{SHOP_PASSWORD}}@{postgres}/postgres"
 
 
 def test_a_table_is_read_whole_in_batches_and_twice_in_the_same_order(shop, monkeypatch):
@@ -232,7 +233,7 @@ def test_a_log_in_a_database_is_the_log_in_a_file(server, tmp_path):
         ({"table": "event"}, r"did you mean 'events'"),
         ({"table": None}, "with neither table nor query.*events"),
         (
-            {"table": "hidden", "location": "postgresql+psycopg://guest:${WRONG}@HOST/DATABASE"},
+            {"table": "hidden", "location": "postgresql+psycopg://guest:${WRONG}@HOST/postgres"},
             "permission denied",
         ),
         ({"table": None, "query": "select nothing from"}, "syntax error"),
@@ -244,9 +245,7 @@ def test_errors_are_one_paragraph_without_the_password(server, postgres, monkeyp
     run("create table events (a text); create table hidden (a text)")
     run("drop role if exists guest; create role guest login password 's3cret/wrong'")
     settings = {"location": url, "table": "events"} | change
-    settings["location"] = (
-        settings["location"].replace("HOST", postgres).replace("DATABASE", url.rpartition("/")[2])
-    )
+    settings["location"] = settings["location"].replace("HOST", postgres)
     with pytest.raises(DataError, match=said) as caught:
         read(source(**settings))
     text = str(caught.value)
@@ -315,3 +314,60 @@ def test_an_sqlite_file_is_noticed_when_it_changes(shop):
     assert source(url, table="t").digests() == before
     run("insert into t values ('1')")
     assert source(url, table="t").digests() != before
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (
+            "timestamptz",
+            "timestamptz '2024-10-27 00:30:00.123456+00' + n * interval '10 minutes'",
+        ),  # over Berlin's two o'clock twice
+        ("timestamp", "timestamp '2024-10-27 00:30:00.123456' + n * interval '10 minutes'"),
+        ("date", "date '2024-02-28' + n"),
+        ("bigint", "9007199254740993 + n"),
+        ("numeric(20,3)", "n / 1000.0"),
+        ("double precision", "n / 10.0"),
+        ("text", "'k' || lpad(n::text, 9, '0')"),
+        ("uuid", "('01890000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid"),
+    ],
+)
+def test_new_rows_are_found_by_cursors_of_any_type(server, tmp_path, kind, value):
+    run, url = server
+    run(f"create table events (user_id text, item_id text, timestamp integer, mark {kind})")
+    data = Data.model_validate(
+        {
+            "interactions": {"location": url, "table": "events", "cursor": "mark"},
+            "items": "items.csv",
+            "store": str(tmp_path / "store"),
+        }
+    )
+    total = 0
+    for first, last in ((0, 2), (2, 2), (2, 9), (9, 9), (9, 20)):
+        for _ in range(2):  # the first of them ties with the last of the rows before
+            run(
+                f"insert into events select 'u' || n, 'i', n, {value} from generate_series({first}, {last}) n"
+            )
+        total += 2 * (last - first + 1)
+        done = update_store(data)
+        assert done.total == total
+    assert update_store(data).added == 0
+    log = open_log(data)
+    columns = ["user_id", "item_id", "timestamp"]
+    rows = [row for batch in log.batches(columns) for row in batch.frame.iter_rows()]
+    assert Counter(rows) == Counter(read(source(url, table="events"), columns))
+
+
+def test_flags_are_no_cursor(server, tmp_path):
+    run, url = server
+    run("create table events (user_id text, item_id text, timestamp boolean)")
+    run("insert into events values ('u', 'i', true)")
+    data = Data.model_validate(
+        {
+            "interactions": {"location": url, "table": "events"},
+            "items": "items.csv",
+            "store": str(tmp_path / "store"),
+        }
+    )
+    with pytest.raises(DataError, match=r"The cursor 'timestamp' of .* type bool"):
+        update_store(data)

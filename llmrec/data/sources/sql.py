@@ -11,7 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,12 +96,12 @@ class SqlSource:
             self._check_growth(connection, cursor, last, total - tied.total())
             known = Counter(tied)
             for rows in self._rows(connection, [*columns, *extra], since=last):
-                new = [row for row in rows if row[place] != last or not self._was_read(row, known)]
-                if new and new[-1][place] != last:
+                new = [row for row in rows if _moment(row[place]) != last or not self._was_read(row, known)]
+                if new and (tail := _moment(new[-1][place])) != last:
                     self._check_left(known)
-                    last, tied = new[-1][place], Counter()
+                    last, tied = tail, Counter()
                 for row in reversed(new):
-                    if row[place] != last:
+                    if _moment(row[place]) != last:
                         break
                     tied[digest_of(row)] += 1
                 batch = self._batch([row[: len(columns)] for row in new], columns, total + 1)
@@ -259,6 +259,11 @@ class SqlSource:
             raise DataError(
                 f"{self.setting}, {self.name}, cannot be read: {reason[:600]}. {expected}"
             ) from None
+
+
+def _moment(value: Any) -> Any:
+    """Return a cursor's value so that it can be compared: Python finds no times equal in the hour that clocks go back."""
+    return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo is not None else value
 
 
 def _bound(value: Any) -> Any:
