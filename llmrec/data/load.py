@@ -188,6 +188,7 @@ def _check_faults(
     total = steps[0].left + steps[0].removed
     if count > data.cleaning.max_rejected * total:
         reasons = ", ".join(f"{s.removed:,} {s.step}" for s in sorted(faulty, key=lambda s: -s.removed))
+        ledger.finish()
         where = f" (they are in {ledger.rejects})" if ledger.rejects is not None else ""
         raise DataError(
             f"{count:,} of {total:,} rows of {source.name} cannot be used: {reasons}{where}. Expected at most "

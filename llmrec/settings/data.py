@@ -146,6 +146,21 @@ class SourceSettings(Section):
         ]
         if self.table is not None and self.query is not None:
             problems.append("table and query are both set; expected one of them")
+        if self.separator is not None and self.separator == self.quote:
+            problems.append(f"separator and quote are both {self.quote}; expected different ones")
+        problems += [
+            f"{name} is a line end; expected another character"
+            for name in ("separator", "quote")
+            if getattr(self, name) in ("\r", "\n")
+        ]
+        try:
+            b" ".decode(self.encoding)
+        except UnicodeError:
+            pass  # UTF-16 has no character of one byte
+        except (LookupError, ValueError):
+            problems.append(
+                f"there is no encoding {self.encoding!r}; expected one that Python knows, for example latin-1"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -61,15 +61,30 @@ class Ledger:
 
     @contextmanager
     def open(self) -> Iterator[Ledger]:
-        """Keep the file open; what it has until then is the whole when the block ends."""
+        """Collect rows; the file is there when the block has ended, or :meth:`finish` was called, and not if it failed."""
         if self.rejects is not None:
-            self._writer = pq.ParquetWriter(self.rejects, _SCHEMA, compression="zstd")
+            self.rejects.unlink(missing_ok=True)
+            self._writer = pq.ParquetWriter(self._partial, _SCHEMA, compression="zstd")
         try:
             yield self
+            self.finish()
         finally:
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
+                self._partial.unlink()
+
+    def finish(self) -> None:
+        """Make the file of what has been left out until now: all of it, up to the step that was done last."""
+        if self._writer is not None and self.rejects is not None:
+            self._writer.close()
+            self._writer = None
+            self._partial.replace(self.rejects)
+
+    @property
+    def _partial(self) -> Path:
+        assert self.rejects is not None
+        return self.rejects.with_name(self.rejects.name + ".partial")
 
     def add(self, step: Step) -> None:
         """Note a step."""

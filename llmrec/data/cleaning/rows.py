@@ -21,7 +21,7 @@ from llmrec.data.sources.base import Batch, expand_variables
 from llmrec.errors import DataError
 from llmrec.settings import Cleaning, Columns, Privacy
 
-__all__ = ["EncodedLog", "as_ids", "encode_log", "hash_ids"]
+__all__ = ["EncodedLog", "as_ids", "encode_log", "hash_ids", "single_values"]
 
 _FILES = 65_535
 
@@ -70,8 +70,36 @@ def encode_log(
     return encoder.finish()
 
 
+def single_values(column: pl.Series) -> pl.Series:
+    """Return a column of texts, numbers or times; bytes, which some writers make of texts, become texts.
+
+    Raises
+    ------
+    DataError
+        It has lists or the like.
+    """
+    if column.dtype == pl.Binary:
+        return column.cast(pl.String, strict=False)
+    if column.dtype.is_nested() or column.dtype.is_object():
+        raise DataError(
+            f"The column {column.name!r} has values of the type {column.dtype}. Expected a text, a number or a time in each row: name "
+            "another column in data.columns, or convert this one."
+        )
+    return column
+
+
 def as_ids(column: pl.Series, missing: Iterable[str]) -> pl.Series:
-    """Return ids as text; null where one is missing. The column is one of text or numbers."""
+    """Return ids as text; null where one is missing.
+
+    Raises
+    ------
+    DataError
+        The column is one of lists or the like.
+    """
+    column = single_values(column)
+    if column.dtype.is_decimal():  # databases have whole numbers as 17.00
+        text = column.cast(pl.String).str.replace(r"\.0+$", "")
+        return text.set(text.is_in(list(missing)).fill_null(False), None)
     if column.dtype.is_float():
         # pandas makes floats of whole numbers when one is missing: 17.0 is item 17.
         whole = column.cast(pl.Int64, strict=False)
@@ -101,7 +129,8 @@ class _Encoder:
 
     def add(self, batch: Batch) -> None:
         """Encode a batch."""
-        frame, names, cleaning = batch.frame, self.columns, self.cleaning
+        names, cleaning = self.columns, self.cleaning
+        frame = pl.DataFrame([single_values(column) for column in batch.frame])
         self.read += len(frame) + len(batch.broken)
         origin = self._origin(batch)
         users, items = (as_ids(frame[name], cleaning.missing) for name in (names.user_id, names.item_id))
@@ -153,8 +182,15 @@ class _Encoder:
     def _origin(self, batch: Batch) -> int:
         if batch.broken:
             self.removed["broken rows"] += len(batch.broken)
+            hidden = self.salt is not None
             rows = [
-                {"origin": batch.origin, "row": b.row, "value": f"{b.reason}: {b.text}"} for b in batch.broken
+                # Its text may have the user's id.
+                {
+                    "origin": batch.origin,
+                    "row": b.row,
+                    "value": b.reason if hidden else f"{b.reason}: {b.text}",
+                }
+                for b in batch.broken
             ]
             self.ledger.reject("interactions", "broken rows", pl.DataFrame(rows))
         number = self.origins.setdefault(batch.origin, len(self.origins))

@@ -105,8 +105,8 @@ def _read(
 
 
 def _text(column: pl.Series) -> pl.Series:
-    if column.dtype == pl.List(pl.String):  # genres and the like
-        column = column.list.join(", ")
+    if isinstance(column.dtype, pl.List) and not column.dtype.inner.is_nested():  # genres and the like
+        column = column.cast(pl.List(pl.String)).list.join(", ")
     return as_ids(column, ()).fill_null("")
 
 

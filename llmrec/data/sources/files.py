@@ -1,21 +1,35 @@
-"""Files of a user: .csv, .tsv and .parquet."""
+"""Files of a user: csv, tsv, jsonl, parquet and RecBole's atomic files, plain or compressed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
-import polars as pl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from llmrec import cache
 from llmrec.data.sources.base import Batch
-from llmrec.errors import DataError, nearest
+from llmrec.data.sources.delimited import recbole_file, separated_file
+from llmrec.data.sources.jsonl import JsonFile
+from llmrec.data.sources.parquet import ParquetFile
+from llmrec.data.sources.paths import DataFile, find_files
+from llmrec.data.sources.problems import shown, telling
 from llmrec.settings.data import SourceSettings
 
 __all__ = ["FileSource"]
 
-_BATCH = 1 << 20  # rows
+
+class _File(Protocol):
+    def columns(self) -> list[str]: ...
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Batch]: ...
+
+
+_READERS: dict[str, Callable[[DataFile, SourceSettings], _File]] = {
+    "csv": separated_file,
+    "tsv": separated_file,
+    "recbole": recbole_file,
+    "jsonl": JsonFile,
+    "parquet": ParquetFile,
+}
 
 
 class FileSource:
@@ -24,52 +38,29 @@ class FileSource:
     def __init__(self, source: SourceSettings, setting: str) -> None:
         self.setting = setting
         self.source = source
-        self.paths = sorted(Path(p) for p in source.location)
-        self.name = ", ".join(map(str, self.paths))
-        for path in self.paths:
-            if not path.is_file():
-                near = (
-                    nearest(path.name, [p.name for p in path.parent.iterdir()])
-                    if path.parent.is_dir()
-                    else ""
-                )
-                raise DataError(
-                    f"{setting} is {str(path)!r}, and there is no such file{near}. Expected the path of a .csv, .tsv, .parquet "
-                    "file, relative to the working directory."
-                )
-            if path.suffix not in (".csv", ".tsv", ".parquet"):
-                raise DataError(
-                    f"{setting} is {str(path)!r}, a {path.suffix or 'file without suffix'}. Expected .csv, .tsv, .parquet: rename or "
-                    "convert it."
-                )
+        self.files = find_files(source.location, source.format, setting)
+        given = [*source.location[:2], *(["..."] if len(source.location) > 2 else [])]
+        self.name = ", ".join(given) + (f", {len(self.files):,} files" if len(self.files) > 1 else "")
 
     def columns(self) -> list[str]:
-        """Return the names of the columns."""
-        return self._scan(self.paths[0]).collect_schema().names()
+        """Return the names of the columns of the first file."""
+        file = self.files[0]
+        with telling(file.path, self.setting):
+            return self._reader(file).columns()
 
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         """Yield all rows."""
-        for path in self.paths:
-            row = 1
-            try:
-                frames = (
-                    self._scan(path).select(columns).collect_batches(chunk_size=_BATCH, maintain_order=True)
-                )
-                for frame in frames:
-                    yield Batch(frame, str(path), np.arange(row, row + len(frame)))
-                    row += len(frame)
-            except (pl.exceptions.PolarsError, OSError) as error:
-                reason = str(error).split("\n")[0]
-                raise DataError(
-                    f"{self.setting} is {str(path)!r}, which cannot be read as {path.suffix[1:]}: {reason}. Expected UTF-8 text "
-                    "with a header and equally many fields in every row, or a valid parquet file."
-                ) from None
+        for file in self.files:
+            with telling(file.path, self.setting):
+                yield from self._reader(file).batches(columns)
 
     def digests(self) -> Mapping[str, str]:
         """Return the SHA-256 of each file."""
-        return {str(p): cache.sha256(p) for p in self.paths}
+        digests = {}
+        for file in self.files:
+            with telling(file.path, self.setting):
+                digests[shown(file.path)] = cache.sha256(file.path)
+        return digests
 
-    def _scan(self, path: Path) -> pl.LazyFrame:
-        if path.suffix == ".parquet":
-            return pl.scan_parquet(path)
-        return pl.scan_csv(path, separator="," if path.suffix == ".csv" else "\t", infer_schema=False)
+    def _reader(self, file: DataFile) -> _File:
+        return _READERS[file.format](file, self.source)

@@ -47,7 +47,7 @@ class GrowingFiles:
         self.source = source
         self.setting = setting
         self.files = files
-        self.paths = files.paths
+        self.paths = [file.path for file in files.files]
         self.name = files.name
 
     def columns(self) -> list[str]:
@@ -109,7 +109,7 @@ class GrowingFiles:
 
     def _without_half_row(self, batch: Batch, path: Path, before: os.stat_result) -> tuple[Batch, str]:
         """Leave out the last row of what may still be written; return what to say about it."""
-        if path.suffix in _WHOLE or path != self.paths[-1]:
+        if path.suffix.lower() in _WHOLE or path != self.paths[-1]:
             return batch, ""
         last = _last_row(batch)
         grew = path.stat().st_size != before.st_size
@@ -148,7 +148,7 @@ class GrowingFiles:
             raise self._changed(f"{path} had {was.size:,} bytes and has {size:,}")
         if _digest(path, was.size) != was.sha256:
             raise self._changed(f"the first {was.size:,} bytes of {path} have changed")
-        if was.size and size > was.size and path.suffix in _WHOLE:
+        if was.size and size > was.size and path.suffix.lower() in _WHOLE:
             raise self._changed(f"{path} has grown, and a {path.suffix} file is written once")
 
     def _changed(

@@ -39,6 +39,7 @@ KINDS: dict[str, Callable[[SourceSettings, str], Source]] = {
     "tsv": FileSource,
     "jsonl": FileSource,
     "parquet": FileSource,
+    "recbole": FileSource,
     "sql": _sql,
     "http": _http,
     "datasets": _datasets,
