@@ -442,8 +442,7 @@ def test_a_kind_of_event_that_is_not_there():
 def test_others_learn_from_the_event_before_the_last():
     rows = [(f"u{u:02}", f"i{n}", n) for u in range(20) for n in range(4)]
     splits = [
-        leave_one_out(log_of(rows), catalog_of(4), dataset="x", valid_share=0.25, seed=seed)
-        for seed in (0, 0, 1)
+        leave_one_out(log_of(rows), catalog_of(4), dataset="x", valid_share=0.25, seed=seed) for seed in (0, 0, 1)
     ]
     split = splits[0]
     assert len(split.test) == 20
