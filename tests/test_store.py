@@ -414,6 +414,23 @@ def test_hashed_users_are_hashed_in_the_store_and_once(tmp_path, monkeypatch):
         update_store(source.data)
 
 
+@pytest.mark.parametrize("hashed", [False, True])
+def test_broken_rows_come_once_too_and_without_ids_where_these_are_hashed(tmp_path, monkeypatch, hashed):
+    monkeypatch.setenv("LLMREC_SALT", "salt")
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\nu1,i1,1700000000\nsecret,i1,1,too,many\nu1,i1,1700000000\n")
+    data = data_of(tmp_path, str(path), privacy={"hash_users": hashed})
+    assert update_store(data).added == 3
+    with path.open("a") as file:
+        file.write("secret,2,3,4,5\nu2,i2,1700000001\n")
+    assert update_store(data).added == 2
+    broken = [row for row in stored(data) if row[0] == "broken"]
+    assert [row[1] for row in broken] == [2, 4]
+    assert all(("secret" in row[2]) != hashed for row in broken)
+    log = open_log(data)
+    assert [n for batch in log.batches(COLUMNS) for n in batch.rows] == [1, 3, 5]
+
+
 def test_what_a_run_is_keyed_by_changes_with_the_rows_alone(tmp_path):
     source = Database(tmp_path)
     source.add([1])

@@ -154,4 +154,5 @@ def _hashed(batch: Batch, data: Data, key: bytes) -> Batch:
     """Hash the ids of users, as reading does, before they are written."""
     name = data.columns.user_id
     users = hash_ids(as_ids(batch.frame[name], data.cleaning.missing), key)
-    return Batch(batch.frame.with_columns(users.alias(name)), batch.origin, batch.rows, batch.broken)
+    broken = tuple(replace(row, text="") for row in batch.broken)  # ids could stand anywhere in it
+    return Batch(batch.frame.with_columns(users.alias(name)), batch.origin, batch.rows, broken)
