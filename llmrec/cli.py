@@ -242,6 +242,22 @@ def prompt_show(
     show_prompt(config, set_ or [], user)
 
 
+@data_app.command("update")
+def data_update(config: ConfigPath, set_: Overrides = None) -> None:
+    """Add what is new at data.interactions to the folder data.store, which runs then read; everything the first time."""
+    from llmrec.config_file import load_config
+    from llmrec.data.update import update_store
+    from llmrec.progress import say
+
+    data = load_config(config, set_ or []).data
+    done = update_store(data, lambda rows: say(f"{rows:,} rows are safe."))
+    say(
+        f"{done.added:,} rows added to {data.store}, {done.total:,} in all; read up to {done.watermark or 'nothing'}."
+    )
+    if done.left:
+        say(done.left)
+
+
 @data_app.command("sets")
 def data_sets(
     name: Annotated[

@@ -20,6 +20,7 @@ from llmrec.data.histories import Histories
 from llmrec.data.interactions import Interactions
 from llmrec.data.sources import Source, open_source
 from llmrec.data.sources.opening import pick_columns
+from llmrec.data.sources.store import StoreSource
 from llmrec.errors import DataError
 from llmrec.settings.data import Columns, Data, SourceSettings
 
@@ -28,6 +29,7 @@ __all__ = [
     "check_faults",
     "load_catalog",
     "load_data",
+    "log_columns",
     "open_items",
     "open_log",
     "read_histories",
@@ -120,7 +122,9 @@ def read_histories(
 
 
 def open_log(data: Data) -> Source:
-    """Return the source of the log."""
+    """Return the source of the log: the copy in ``data.store``, where there is to be one."""
+    if data.store is not None:
+        return StoreSource(SourceSettings(location=(str(data.store),), format="store"), "data.store")
     assert data.interactions is not None
     return open_source(data.interactions, "data.interactions")
 
@@ -131,12 +135,20 @@ def open_items(data: Data) -> Source:
     return open_source(data.items, "data.items")
 
 
-def read_log(log: Source, columns: Columns, data: Data, ledger: Ledger) -> EncodedLog:
-    """Read a log as the settings say, up to the steps that need all of it."""
+def log_columns(columns: Columns) -> list[tuple[str, str]]:
+    """Return the settings that name columns of the log, and the names they have."""
     names = ["user_id", "item_id", "timestamp"]
     names += [name for name in ("event", "rating") if getattr(columns, name) is not None]
-    picked = pick_columns(log, [(f"data.columns.{name}", getattr(columns, name)) for name in names])
-    return encode_log(log.batches(picked), columns, data.cleaning, data.privacy, ledger)
+    return [(f"data.columns.{name}", getattr(columns, name)) for name in names]
+
+
+def read_log(log: Source, columns: Columns, data: Data, ledger: Ledger) -> EncodedLog:
+    """Read a log as the settings say, up to the steps that need all of it."""
+    picked = pick_columns(log, log_columns(columns))
+    privacy = data.privacy
+    if isinstance(log, StoreSource) and log.manifest.users is not None:
+        privacy = privacy.model_copy(update={"hash_users": False})  # they are hashed already
+    return encode_log(log.batches(picked), columns, data.cleaning, privacy, ledger)
 
 
 def _sources(data: Data, notify: Callable[[str], None]) -> tuple[Source, Source, Columns, tuple[str, ...]]:

@@ -32,23 +32,42 @@ class Columns(Section):
     """Further columns of the items table, for prompts ({year}) and for telling equal titles apart."""
 
 
+_SECRET = r"^(authorization|proxy-authorization|cookie|.*(password|passwd|secret|token|api[-_]?key).*)$"
+
+
 class Paging(Section):
     """How an HTTP endpoint hands out events, page by page, as JSON."""
 
     records: str = "data"
     """Dotted path of the list of events in an answer; "" where the answer is the list."""
     next: str = "next_cursor"
-    """Dotted path of the cursor of the next page, or of its URL; absent, null or empty on the last page."""
+    """Dotted path of the cursor of the next page, or of its URL; absent, null or empty on the last page. A Link header with
+    rel="next" serves as well."""
     parameter: str = "cursor"
     """Query parameter that takes the cursor."""
     parameters: dict[str, str] = Field(default_factory=dict)
     """Further query parameters, for example {limit: "1000"}."""
     headers: dict[str, str] = Field(default_factory=dict)
-    """For example {Authorization: "Bearer ${SHOP_TOKEN}"}; variables of the environment are filled in when it is read."""
+    """For example {Authorization: "Bearer ${SHOP_TOKEN}"}; variables of the environment are filled in when it is read. They
+    are sent to the endpoint's own host only, wherever it redirects to."""
     timeout: float = Field(default=30.0, gt=0)
-    """Seconds to wait for an answer before it is asked for again."""
+    """Seconds that a page may take, to its last byte, before it is asked for again."""
     retries: int = Field(default=5, ge=0)
     """Attempts after a failed one, with growing pauses, before reading stops with an error."""
+    max_page_mb: float = Field(default=64.0, gt=0)
+    """Largest page, in MB of JSON; in memory it takes about ten times as much. A larger one is an error: ask for fewer events
+    a page."""
+
+    @field_validator("headers", "parameters")
+    @classmethod
+    def _no_secrets(cls, values: dict[str, str]) -> dict[str, str]:
+        for name, value in values.items():
+            if re.search(_SECRET, name, re.IGNORECASE) and "${" not in value:
+                raise ValueError(
+                    f"{name} is a secret; expected a variable of the environment in its place, such as ${{SHOP_TOKEN}}, because "
+                    "the config is kept with the results"
+                )
+        return values
 
 
 class SourceSettings(Section):
@@ -56,13 +75,13 @@ class SourceSettings(Section):
 
     location: tuple[str, ...]
     """Paths, patterns (logs/2024-*.csv.gz) or a URL: postgresql+psycopg://reader:${SHOP_PASSWORD}@host/shop, sqlite:///shop.db,
-    https://host/events, hf://datasets/name. Several are read in the order of their names, whatever order they are given
-    in. Passwords are variables of the environment, because configs are kept."""
+    https://host/events, hf://owner/name, or ${SHOP_URL} as a whole. Several are read in the order of their names, whatever
+    order they are given in. Passwords are variables of the environment, because configs are kept."""
     format: Literal[
         "auto", "csv", "tsv", "jsonl", "parquet", "recbole", "datasets", "sql", "http", "store"
     ] = "auto"
-    """auto: by the ending (.csv, .tsv, .jsonl, .parquet, .inter, .item, .user; .gz and .zst after it) or the URL. store: a
-    folder that 'llmrec data update' keeps."""
+    """auto: by the ending (.csv, .tsv, .jsonl, .parquet, .inter, .item, .user; .gz and .zst after it), the URL or what is in the
+    folder. datasets: of the Hugging Face hub, or a folder of save_to_disk. store: a folder that 'llmrec data update' keeps."""
     separator: str | None = Field(default=None, min_length=1, max_length=1)
     """csv, tsv: what separates fields; null for the format's own."""
     quote: str | None = Field(default='"', min_length=1, max_length=1)
@@ -72,14 +91,19 @@ class SourceSettings(Section):
     table: str | None = None
     """sql: name of the table, schema.name where it has one."""
     query: str | None = None
-    """sql: a SELECT, instead of a table; read as it stands."""
+    """sql: a SELECT, instead of a table. It becomes a subquery, so an ORDER BY of its own decides nothing: see cursor."""
     cursor: str | None = None
-    """Column that only grows (an event's number, or the time it was written), so that 'llmrec data update' reads new rows only;
-    null: the timestamp."""
+    """sql: column that only grows (an event's number, or the time it was written). Rows are read in its order, then in that of
+    the other columns, so that reading twice gives one order; and 'llmrec data update' reads the rows from the last value on.
+    null: the order of the columns alone, in which ties of a user's times are in the order of item ids; for updates the
+    timestamp."""
+    trimmed: bool = False
+    """'llmrec data update': whether old rows or files may be deleted at the source, while the store keeps them. false: that is
+    an error, as is every other change but growth. true: rows that come late in the place of deleted ones go unnoticed."""
     split: str = "train"
     """datasets: which split."""
     subset: str | None = None
-    """datasets: which configuration."""
+    """datasets: which configuration (of the hub)."""
     paging: Paging = Paging()
 
     @property
@@ -112,6 +136,13 @@ class SourceSettings(Section):
             "its place, such as ${SHOP_PASSWORD}, because the config is kept with the results"
             for place in self.location
             if re.search(r"://[^/@]*:(?!\$\{\w+\}@)[^/@]+@", place)
+        ]
+        problems += [
+            f"location has the parameter {name}, a secret; expected a variable of the environment in its place, such as "
+            f"{name}=${{SHOP_TOKEN}}, because the config is kept with the results"
+            for place in self.location
+            for name, value in re.findall(r"[?&]([^=&]+)=([^&]*)", place)
+            if re.search(_SECRET, name, re.IGNORECASE) and "${" not in value
         ]
         if self.table is not None and self.query is not None:
             problems.append("table and query are both set; expected one of them")
@@ -240,7 +271,8 @@ class Data(Section):
     cleaning: Cleaning = Cleaning()
     privacy: Privacy = Privacy()
     store: Path | None = None
-    """Folder in which 'llmrec data update' keeps a copy of the log, to which it adds new events; runs then read that."""
+    """Folder in which 'llmrec data update' keeps a copy of the log, to which it adds new events; runs then read that. It holds
+    the columns that are named in columns; user ids are hashed if privacy.hash_users is on."""
 
     @property
     def label(self) -> str:

@@ -21,7 +21,7 @@ from llmrec.data.sources.base import Batch, expand_variables
 from llmrec.errors import DataError
 from llmrec.settings import Cleaning, Columns, Privacy
 
-__all__ = ["EncodedLog", "as_ids", "broken_rows", "encode_log", "single_values"]
+__all__ = ["EncodedLog", "as_ids", "broken_rows", "encode_log", "hash_ids", "single_values"]
 
 _FILES = 65_535
 
@@ -152,7 +152,7 @@ class _Encoder:
         origin = self._origin(batch)
         users, items = (as_ids(frame[name], cleaning.missing) for name in (names.user_id, names.item_id))
         if self.salt is not None:
-            users = _hashed(users, self.salt)
+            users = hash_ids(users, self.salt)
         texts = pl.DataFrame(
             {"row": batch.rows, "user_id": users, "item_id": items, "time": frame[names.timestamp]}
         ).with_columns(origin=pl.lit(batch.origin))
@@ -287,7 +287,7 @@ class _Pool:
         return texts.gather(order), pl.Series(rank)
 
 
-def _hashed(ids: pl.Series, salt: bytes) -> pl.Series:
+def hash_ids(ids: pl.Series, salt: bytes) -> pl.Series:
     """Replace ids by their keyed BLAKE2b hashes (RFC 7693), 128 bits in hexadecimal digits."""
     key = hashlib.blake2b(salt, digest_size=32).digest()  # keys have at most 64 bytes, salts any number
     names = ids.drop_nulls().unique()

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from llmrec.data.sources.base import Source
+from llmrec.data.sources.base import GrowingSource, Source, expand_variables
 from llmrec.data.sources.files import FileSource
+from llmrec.data.sources.store import MANIFEST, StoreSource
 from llmrec.errors import DataError, nearest
 from llmrec.settings.data import SourceSettings
 
-__all__ = ["KINDS", "open_source", "pick_columns"]
+__all__ = ["KINDS", "open_growing", "open_source", "pick_columns"]
+
+
+def _sql(source: SourceSettings, setting: str) -> Source:
+    from llmrec.data.sources.sql import SqlSource
+
+    return SqlSource(source, setting)
+
+
+def _http(source: SourceSettings, setting: str) -> Source:
+    from llmrec.data.sources.http import HttpSource
+
+    return HttpSource(source, setting)
+
+
+def _datasets(source: SourceSettings, setting: str) -> Source:
+    from llmrec.data.sources.hub import HubSource
+
+    return HubSource(source, setting)
+
 
 # Every kind of source, by its format; loaded when it is used, since some need packages that not everybody has.
 KINDS: dict[str, Callable[[SourceSettings, str], Source]] = {
@@ -18,6 +40,10 @@ KINDS: dict[str, Callable[[SourceSettings, str], Source]] = {
     "jsonl": FileSource,
     "parquet": FileSource,
     "recbole": FileSource,
+    "sql": _sql,
+    "http": _http,
+    "datasets": _datasets,
+    "store": StoreSource,
 }
 
 
@@ -34,7 +60,51 @@ def open_source(source: SourceSettings, setting: str) -> Source:
     DataError
         Nothing is there, or it is of no kind that can be read.
     """
-    return KINDS["csv"](source, setting)
+    kind = _by_place(source, setting) if source.format == "auto" else source.format
+    return KINDS[kind or "csv"](source, setting)
+
+
+def open_growing(source: SourceSettings, setting: str, timestamp: str) -> GrowingSource:
+    """Return the source that a setting describes, as one that can tell what is new.
+
+    Parameters
+    ----------
+    timestamp
+        The column by which databases are read where no cursor is named.
+
+    Raises
+    ------
+    DataError
+        As for :func:`open_source`, or it is of a kind that cannot tell.
+    """
+    if source.cursor is None:
+        source = source.model_copy(update={"cursor": timestamp})
+    opened = open_source(source, setting)
+    if isinstance(opened, FileSource):
+        from llmrec.data.sources.growing_files import GrowingFiles
+
+        return GrowingFiles(source, setting, opened)
+    if not hasattr(opened, "new_batches"):
+        raise DataError(
+            f"{setting} is {opened.name}, which cannot tell what is new. Expected files, a database or an endpoint for "
+            "'llmrec data update'; without data.store it is read as a whole."
+        )
+    return opened  # type: ignore[return-value]
+
+
+def _by_place(source: SourceSettings, setting: str) -> str | None:
+    """Return the kind that a URL or a folder tells; ``None`` for files."""
+    place = source.location[0]
+    if re.fullmatch(r"\$\{\w+\}", place):
+        place = expand_variables(place, setting)
+    scheme, colon, _ = place.partition("://")
+    if colon:
+        return {"hf": "datasets", "http": "http", "https": "http"}.get(scheme, "sql")
+    folder = Path(place)
+    if (folder / MANIFEST).is_file():
+        return "store"
+    saved = any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+    return "datasets" if saved else None
 
 
 def pick_columns(source: Source, wanted: Sequence[tuple[str, str]]) -> list[str]:

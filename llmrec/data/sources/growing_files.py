@@ -1,0 +1,186 @@
+"""Files that are added to: new ones in a folder, and rows at the end of text files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llmrec.data.sources.base import Batch
+from llmrec.data.sources.files import FileSource
+from llmrec.errors import DataError
+from llmrec.settings.data import SourceSettings
+
+__all__ = ["GrowingFiles"]
+
+_WHOLE = (".parquet", ".gz", ".zst")  # written once; rows at their end would not be bytes at their end
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What has been read of a file."""
+
+    rows: int  # number of the last row taken
+    size: int  # bytes that it had when reading began, and ...
+    sha256: str  # ... what they were
+    mtime: int | None  # nanoseconds; None while there may be more to read
+
+
+class GrowingFiles:
+    """The files of a setting, as a source that tells what is new.
+
+    Parameters
+    ----------
+    source
+        Its settings; each file is opened with them.
+    files
+        What it is as a plain source.
+    """
+
+    def __init__(self, source: SourceSettings, setting: str, files: FileSource) -> None:
+        self.source = source
+        self.setting = setting
+        self.files = files
+        self.paths = [file.path for file in files.files]
+        self.name = files.name
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns."""
+        return self.files.columns()
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
+        """Yield all rows."""
+        return self.files.batches(columns)
+
+    def digests(self) -> Mapping[str, str]:
+        """Return the SHA-256 of each file."""
+        return self.files.digests()
+
+    def new_batches(
+        self, columns: Sequence[str], since: Mapping[str, Any] | None
+    ) -> Iterator[tuple[Batch, dict[str, Any]]]:
+        """Yield the rows of new files, and those at the end of text files that have grown.
+
+        The state has, for each file, the last row taken and a digest of the bytes that were there. The last row of the last file
+        is left for the next time while it has no line end or the file is being written to: it may be half a row.
+        """
+        if since is not None and since.get("kind") != "files":
+            raise DataError(
+                f"{self.setting} is files, and what has been read until now was {since.get('kind')}. Expected the same: go back to "
+                "it, or remove the folder data.store and update again, which reads everything."
+            )
+        known = {path: _Read(**was) for path, was in ({} if since is None else since["files"]).items()}
+        self._check_missing(known)
+        for path in self.paths:
+            was = known.get(str(path), _Read(0, 0, hashlib.sha256().hexdigest(), None))
+            stat = path.stat()
+            if (stat.st_size, stat.st_mtime_ns) == (was.size, was.mtime):
+                continue
+            self._check_grown(path, was, stat.st_size)
+            begun = replace(was, size=stat.st_size, sha256=_digest(path, stat.st_size), mtime=None)
+            for batch, is_last in _ahead(self._rows(path, columns, was.rows)):
+                held = ""
+                done = begun
+                if is_last:
+                    batch, held = self._without_half_row(batch, path, stat)
+                    done = begun if held else replace(begun, mtime=stat.st_mtime_ns)
+                if last := _last_row(batch):
+                    known[str(path)] = replace(done, rows=last)
+                state = {name: vars(read) for name, read in known.items()}
+                mark = f"{path.name}, row {max(last, was.rows):,}"
+                yield batch, {"kind": "files", "files": state, "watermark": mark, "left": held}
+
+    def _rows(self, path: Path, columns: Sequence[str], taken: int) -> Iterator[Batch]:
+        """Yield the rows of a file behind those taken."""
+        one = self.source.model_copy(update={"location": (str(path),)})
+        for batch in FileSource(one, self.setting).batches(columns):
+            if taken:
+                new = batch.rows > taken
+                broken = tuple(row for row in batch.broken if row.row > taken)
+                batch = Batch(batch.frame.filter(pl.Series(new)), batch.origin, batch.rows[new], broken)
+            if _last_row(batch):
+                yield batch
+
+    def _without_half_row(self, batch: Batch, path: Path, before: os.stat_result) -> tuple[Batch, str]:
+        """Leave out the last row of what may still be written; return what to say about it."""
+        if path.suffix.lower() in _WHOLE or path != self.paths[-1]:
+            return batch, ""
+        last = _last_row(batch)
+        grew = path.stat().st_size != before.st_size
+        is_broken = any(row.row == last for row in batch.broken)
+        if not grew and not is_broken:
+            with path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) == b"\n":
+                    return batch, ""
+        keep = batch.rows != last
+        broken = tuple(row for row in batch.broken if row.row != last)
+        held = f"Row {last:,} of {path} is left for the next update: " + (
+            "the file is being written to."
+            if grew
+            else "it has no line end, or is broken, and may be half a row."
+        )
+        return Batch(batch.frame.filter(pl.Series(keep)), batch.origin, batch.rows[keep], broken), held
+
+    def _check_missing(self, known: Mapping[str, _Read]) -> None:
+        """Stop where files are gone, or have another name now."""
+        missing = known.keys() - set(map(str, self.paths))
+        new = [path for path in self.paths if str(path) not in known]
+        for name in sorted(missing):
+            was = known[name]
+            for path in new:
+                if path.stat().st_size >= was.size and _digest(path, was.size) == was.sha256:
+                    raise self._changed(f"{name} is called {path} now", "Give it its old name back")
+            if not self.source.trimmed:
+                raise self._changed(
+                    f"{name} is gone", "Bring it back; if old files are deleted on purpose, set trimmed"
+                )
+
+    def _check_grown(self, path: Path, was: _Read, size: int) -> None:
+        """Stop where the bytes that were read are not those that are there."""
+        if size < was.size:
+            raise self._changed(f"{path} had {was.size:,} bytes and has {size:,}")
+        if _digest(path, was.size) != was.sha256:
+            raise self._changed(f"the first {was.size:,} bytes of {path} have changed")
+        if was.size and size > was.size and path.suffix.lower() in _WHOLE:
+            raise self._changed(f"{path} has grown, and a {path.suffix} file is written once")
+
+    def _changed(
+        self, what: str, advice: str = "Put new events into new files, or at the end of text files"
+    ) -> DataError:
+        return DataError(
+            f"{self.setting} has changed since it was read last: {what}. Expected files that only grow. {advice}; to read "
+            "everything again, remove the folder data.store and update."
+        )
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """Yield each batch, and whether it is the last."""
+    before: Batch | None = None
+    for batch in batches:
+        if before is not None:
+            yield before, False
+        before = batch
+    if before is not None:
+        yield before, True
+
+
+def _last_row(batch: Batch) -> int:
+    """Return the number of the last row, broken ones included; 0 where there is none."""
+    return max(int(np.max(batch.rows, initial=0)), max((row.row for row in batch.broken), default=0))
+
+
+def _digest(path: Path, size: int) -> str:
+    """Return the SHA-256 of a file's first bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while size > 0 and (chunk := file.read(min(size, 1 << 20))):
+            digest.update(chunk)
+            size -= len(chunk)
+    return digest.hexdigest()
