@@ -289,8 +289,8 @@ def corpus():
         "no JSON object in its first lines|No event is left",
     )
     yield "pretty.jsonl", json.dumps(json.loads(record % TIME), indent=1).encode(), {}, "no JSON object"
-    yield "plain.inter", "user_id:token\titem_id:token\ttimestamp:float\nu\t1\t1714061700.0\n".encode(), {}, 1
-    yield "untyped.inter", "user_id\titem_id\ttimestamp\nu\t1\t1\n".encode(), {}, "name:type"
+    yield "plain.inter", b"user_id:token\titem_id:token\ttimestamp:float\nu\t1\t1714061700.0\n", {}, 1
+    yield "untyped.inter", b"user_id\titem_id\ttimestamp\nu\t1\t1\n", {}, "name:type"
 
 
 @pytest.mark.parametrize("case", list(corpus()), ids=lambda case: case[0])
@@ -364,7 +364,7 @@ def test_parquet_of_every_type_in_every_column(tmp_path, items, packing):
         if kind in ("list", "struct", "map", "duration"):
             assert f"The column {name!r} has values of the type" in message
         elif kind in ("string", "large", "view", "dictionary"):
-            assert name == "timestamp" or message == ""
+            assert name != "user_id" or message == ""  # items and times are others than there are
 
 
 def test_a_row_group_of_many_equal_values_is_read_in_steps(tmp_path, items, monkeypatch):
