@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import polars as pl
 import pytest
 
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import History
+from llmrec.data.load import load_data
 from llmrec.identifiers.title import title_identifiers
 from llmrec.models import load_tokenizer
 from llmrec.prompts.template import load_template, template_names
 from llmrec.prompts.verbalize import Verbalizer
-from llmrec.settings import TIME_STYLES
+from llmrec.settings import TIME_STYLES, Data
 
 USERS = ("qzx-7f3a91", "Zaphod.Beeblebrox@zexample.org", "0815471199")
 
@@ -55,3 +57,19 @@ def test_the_prompt_does_not_depend_on_the_user(tokenizer):
         for user in USERS
     }
     assert len(prompts) == 1
+
+
+def test_hashed_users_are_not_in_the_text_of_broken_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_SALT", "pepper")
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nann,x,1\nann-secret,x\n")
+    (tmp_path / "items.csv").write_text("item_id,title\nx,X\n")
+    data = {
+        "interactions": str(tmp_path / "log.csv"),
+        "items": str(tmp_path / "items.csv"),
+        "cleaning": {"max_rejected": 1.0},
+        "privacy": {"hash_users": True},
+    }
+    load_data(Data.model_validate(data), rejects=tmp_path / "rejects.parquet")
+    rejects = pl.read_parquet(tmp_path / "rejects.parquet")
+    assert rejects["value"].to_list() == ["2 fields, expected 3"]
+    assert rejects["row"].to_list() == [2]

@@ -364,7 +364,7 @@ def test_parquet_of_every_type_in_every_column(tmp_path, items, packing):
         if kind in ("list", "struct", "map", "duration"):
             assert f"The column {name!r} has values of the type" in message
         elif kind in ("string", "large", "view", "dictionary"):
-            assert name == "timestamp" or message == ""
+            assert name != "user_id" or message == ""  # items and times are others than there are
 
 
 def test_a_row_group_of_many_equal_values_is_read_in_steps(tmp_path, items, monkeypatch):
