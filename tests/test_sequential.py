@@ -180,6 +180,17 @@ def test_the_newest_event_has_the_last_position_whatever_the_length():
         assert not torch.isclose(model(events, lengths)[0, -1], before).all()
 
 
+def test_scaled_items_enter_the_model_as_the_paper_has_them_and_leave_it_as_they_are():
+    torch.manual_seed(0)
+    plain, scaled = SASRec(dim=16).build(5), SASRec(dim=16, scale_items=True).build(5)
+    scaled.load_state_dict(plain.state_dict())
+    events, lengths = torch.tensor([[0, 3, 1]]), torch.tensor([3])
+    expected = scaled.eval()(events, lengths)
+    torch.testing.assert_close(scaled.logits(expected), plain.logits(expected))
+    plain.items.weight.data *= 4.0  # the square root of dim
+    torch.testing.assert_close(plain.eval()(events, lengths), expected)
+
+
 def test_scores_are_those_of_the_newest_event_whatever_came_before_the_window():
     sasrec = fitted()  # reads 4 events
     np.testing.assert_array_equal(

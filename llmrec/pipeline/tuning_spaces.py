@@ -54,7 +54,12 @@ SPACES: dict[str, dict[str, Any]] = {
         "min_rows": [50, 100, 200, 400],
         "learning_rate": {"low": 0.01, "high": 0.1, "log": True},
     },
-    "sasrec": {**_SEQUENTIAL, "layers": [1, 2, 3], "temperature": [0.05, 0.07, 0.1, 0.15, 0.2]},
+    "sasrec": {
+        **_SEQUENTIAL,
+        "layers": [1, 2, 3],
+        "temperature": [0.05, 0.07, 0.1, 0.15, 0.2],
+        "scale_items": [False, True],
+    },
     "gru4rec": {
         **_SEQUENTIAL,
         "cell": ["gru", "lstm"],

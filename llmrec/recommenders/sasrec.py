@@ -18,10 +18,18 @@ class SASRec(TransformerRecommender):
     the *whole* history instead of its newest ``max_len`` events. The defaults were chosen by validation NDCG@10 on
     ml-100k. ``loss: bce, label_smoothing: 0, temperature: null`` is the loss of the paper.
 
-    All settings are those of :class:`TransformerRecommender` and :class:`TrainingSettings`.
+    Parameters
+    ----------
+    scale_items
+        Multiply the item vectors by the square root of ``dim`` on the way in, as the paper's code does, so that an item says
+        more than its place from the start. Needed where histories are short and items many: on Amazon Beauty the validation
+        NDCG@10 rises from .052 to above .061 (docs/baselines.md).
+
+    All other settings are those of :class:`TransformerRecommender` and :class:`TrainingSettings`.
     """
 
     name: str = "sasrec"
+    scale_items: bool = False
 
     def build(self, n_items: int) -> Encoder:
         """Return a model with fresh weights."""
@@ -34,4 +42,5 @@ class SASRec(TransformerRecommender):
             dropout=self.dropout,
             temperature=self.temperature,
             causal=True,
+            scale=self.dim**0.5 if self.scale_items else 1.0,
         )

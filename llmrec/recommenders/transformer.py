@@ -47,7 +47,10 @@ class Block(nn.Module):
 
 
 class Encoder(SequenceModel):
-    """Item embeddings (tied with the output) plus learned positions, then transformer blocks, then a norm."""
+    """Item embeddings (tied with the output) plus learned positions, then transformer blocks, then a norm.
+
+    Items are multiplied by ``scale`` on the way in: at the start an item should say more than its place.
+    """
 
     def __init__(
         self,
@@ -61,9 +64,11 @@ class Encoder(SequenceModel):
         dropout: float,
         temperature: float | None,
         causal: bool,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(n_items, extra, dim, temperature)
         self.causal = causal
+        self.scale = scale
         self.positions = nn.Embedding(positions, dim)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
@@ -84,7 +89,7 @@ class Encoder(SequenceModel):
         # has the same; for events padded on the left (Kang & McAuley, section III.A) it would be the column.
         last = self.positions.num_embeddings
         position = (column + last - lengths[:, None]).clamp(max=last - 1)  # [B, L]
-        x = self.dropout(self.items(events) + self.positions(position))
+        x = self.dropout(self.scale * self.items(events) + self.positions(position))
         for block in self.blocks:
             x = block(x, mask)
         features: Tensor = self.norm(x)
