@@ -167,7 +167,7 @@ class Verbalizer:
 
     max_events = 3
 
-    def document(self, history):
+    def document(self, history, now=None):
         at = np.arange(len(history))
         return Document(history.items.astype(np.int64), history.items, at, at + 1)
 

@@ -62,7 +62,7 @@ _REASONS = {  # of rows that cannot be used: the setting that is likely to be wr
     ("interactions", "missing item ids"): ("data.columns.item_id", ""),
     ("interactions", "unreadable times"): ("data.cleaning.timestamp_format", ""),
     ("interactions", "in the future"): ("data.cleaning.timestamp_format", " and data.cleaning.latest"),
-    ("interactions", "items without a title"): ("data.items", ", which lacks these items"),
+    ("interactions", "items not in the catalogue"): ("data.items", ", which lacks these items"),
     ("items", "broken rows"): ("data.items", ""),
     ("items", "items without an id"): ("data.columns.item_id", ""),
     ("items", "further rows of an item"): ("data.columns.item_id", ""),

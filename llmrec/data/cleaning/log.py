@@ -91,7 +91,7 @@ def _known_items(log: EncodedLog, item_of: pl.DataFrame, cleaning: Cleaning, led
         )
     log = _leave_out(
         log,
-        "items without a title",
+        "items not in the catalogue",
         f"cleaning.unknown_items: {cleaning.unknown_items}",
         unknown.to_numpy(),
         ledger,
