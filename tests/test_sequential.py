@@ -180,15 +180,22 @@ def test_the_newest_event_has_the_last_position_whatever_the_length():
         assert not torch.isclose(model(events, lengths)[0, -1], before).all()
 
 
-def test_scaled_items_enter_the_model_as_the_paper_has_them_and_leave_it_as_they_are():
+def test_normalised_inputs_do_not_depend_on_the_size_of_vectors_and_items_outweigh_places():
     torch.manual_seed(0)
-    plain, scaled = SASRec(dim=16).build(5), SASRec(dim=16, scale_items=True).build(5)
-    scaled.load_state_dict(plain.state_dict())
+    model = SASRec(dim=16, normalise_inputs=True).build(5).eval()
     events, lengths = torch.tensor([[0, 3, 1]]), torch.tensor([3])
-    expected = scaled.eval()(events, lengths)
-    torch.testing.assert_close(scaled.logits(expected), plain.logits(expected))
-    plain.items.weight.data *= 4.0  # the square root of dim
-    torch.testing.assert_close(plain.eval()(events, lengths), expected)
+    before = model(events, lengths)
+    with torch.no_grad():
+        model.items.weight *= 100
+        model.positions.weight *= 100
+    torch.testing.assert_close(model(events, lengths), before, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        model.positions.weight *= 4  # the square root of dim: now both weigh the same
+        flat = SASRec(dim=16).build(5).eval()
+        flat.load_state_dict(model.state_dict())
+        flat.items.weight *= 4
+        flat.dropout = torch.nn.LayerNorm(16, elementwise_affine=False)
+    torch.testing.assert_close(flat(events, lengths), model(events, lengths), rtol=1e-3, atol=1e-3)
 
 
 def test_scores_are_those_of_the_newest_event_whatever_came_before_the_window():

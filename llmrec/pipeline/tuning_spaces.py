@@ -58,7 +58,7 @@ SPACES: dict[str, dict[str, Any]] = {
         **_SEQUENTIAL,
         "layers": [1, 2, 3],
         "temperature": [0.05, 0.07, 0.1, 0.15, 0.2],
-        "scale_items": [False, True],
+        "normalise_inputs": [False, True],
     },
     "gru4rec": {
         **_SEQUENTIAL,

@@ -49,7 +49,7 @@ class Block(nn.Module):
 class Encoder(SequenceModel):
     """Item embeddings (tied with the output) plus learned positions, then transformer blocks, then a norm.
 
-    Items are multiplied by ``scale`` on the way in: at the start an item should say more than its place.
+    With ``normalise_inputs`` items are multiplied by the square root of ``dim``, and the sum is normalised.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Encoder(SequenceModel):
         dropout: float,
         temperature: float | None,
         causal: bool,
-        scale: float = 1.0,
+        normalise_inputs: bool = False,
     ) -> None:
         super().__init__(n_items, extra, dim, temperature)
         self.causal = causal
-        self.scale = scale
+        self.normalise_inputs, self.dim = normalise_inputs, dim
         self.positions = nn.Embedding(positions, dim)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
@@ -89,7 +89,10 @@ class Encoder(SequenceModel):
         # has the same; for events padded on the left (Kang & McAuley, section III.A) it would be the column.
         last = self.positions.num_embeddings
         position = (column + last - lengths[:, None]).clamp(max=last - 1)  # [B, L]
-        x = self.dropout(self.scale * self.items(events) + self.positions(position))
+        x = self.items(events) * (self.dim**0.5 if self.normalise_inputs else 1.0) + self.positions(position)
+        if self.normalise_inputs:
+            x = F.layer_norm(x, (self.dim,))
+        x = self.dropout(x)  # [B, L, D]
         for block in self.blocks:
             x = block(x, mask)
         features: Tensor = self.norm(x)
