@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from llmrec.data.sources.base import GrowingSource, Source, expand_variables
 from llmrec.data.sources.files import FileSource
@@ -100,11 +100,14 @@ def _by_place(source: SourceSettings, setting: str) -> str | None:
     scheme, colon, _ = place.partition("://")
     if colon:
         return {"hf": "datasets", "http": "http", "https": "http"}.get(scheme, "sql")
-    folder = Path(place)
-    if (folder / MANIFEST).is_file():
+
+    # Not Path.is_file, which raises for a text that can be no path, such as one that is too long.
+    def holds(name: str) -> bool:
+        return os.path.isfile(os.path.join(place, name))
+
+    if holds(MANIFEST):
         return "store"
-    saved = any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
-    return "datasets" if saved else None
+    return "datasets" if holds("dataset_info.json") or holds("dataset_dict.json") else None
 
 
 def pick_columns(source: Source, wanted: Sequence[tuple[str, str]]) -> list[str]:
