@@ -23,7 +23,8 @@ class SASRec(TransformerRecommender):
     normalise_inputs
         Multiply item vectors by the square root of ``dim``, as the paper's code does, and normalise their sum with the positions.
         So an item says more than its place from the start, and what the blocks add keeps its weight beside item vectors that
-        grow. Needed where histories are short and items many (Amazon Beauty, docs/baselines.md).
+        grow. Needed where histories are short and items many
+        (Amazon Beauty, docs/baselines.md); on ml-100k the validation NDCG@10 is .124 with it and .134 without.
 
     All other settings are those of :class:`TransformerRecommender` and :class:`TrainingSettings`.
     """
