@@ -10,9 +10,9 @@ from typing import Any
 import filelock
 import polars as pl
 
-from llmrec.data.cleaning.rows import as_ids, hash_ids
+from llmrec.data.cleaning.rows import as_ids, hash_ids, hash_key
 from llmrec.data.load import log_columns
-from llmrec.data.sources.base import Batch, GrowingSource, expand_variables
+from llmrec.data.sources.base import Batch, GrowingSource
 from llmrec.data.sources.opening import open_growing, pick_columns
 from llmrec.data.sources.store import Manifest, add_part, read_manifest, write_manifest
 from llmrec.errors import ConfigError, DataError
@@ -69,7 +69,7 @@ def update_store(data: Data, notify: Callable[[int], None] = lambda rows: None) 
 def _update(
     data: Data, source: GrowingSource, columns: list[str], folder: Path, notify: Callable[[int], None]
 ) -> Update:
-    key = _salt(data)
+    key = hash_key(data.privacy)
     users = None if key is None else {"key": _hash_of(key), "missing": list(data.cleaning.missing)}
     manifest = read_manifest(folder) or Manifest(source.name, tuple(columns), users)
     _check_same(manifest, columns, users, folder)
@@ -137,12 +137,6 @@ def _fits(gathered: list[Batch], batch: Batch) -> bool:
         if dtype != pl.Null() and any(not (dtype.is_numeric() and other.is_numeric()) for other in others):
             return False
     return True
-
-
-def _salt(data: Data) -> bytes | None:
-    if not data.privacy.hash_users:
-        return None
-    return expand_variables(data.privacy.salt, "data.privacy.salt").encode()
 
 
 def _hash_of(key: bytes) -> str:

@@ -21,7 +21,7 @@ from llmrec.data.sources.base import Batch, expand_variables
 from llmrec.errors import DataError
 from llmrec.settings import Cleaning, Columns, Privacy
 
-__all__ = ["EncodedLog", "as_ids", "broken_rows", "encode_log", "hash_ids", "single_values"]
+__all__ = ["EncodedLog", "as_ids", "broken_rows", "encode_log", "hash_ids", "hash_key", "single_values"]
 
 _FILES = 65_535
 
@@ -131,9 +131,7 @@ class _Encoder:
         self.columns = columns
         self.cleaning = cleaning
         self.ledger = ledger
-        self.salt = (
-            expand_variables(privacy.salt, "data.privacy.salt").encode() if privacy.hash_users else None
-        )
+        self.salt = hash_key(privacy)
         self.times = TimestampParser(cleaning.timestamp_format, cleaning.timezone)
         self.earliest = None if cleaning.earliest is None else _seconds(cleaning.earliest)
         now = cleaning.latest == "now"
@@ -285,6 +283,17 @@ class _Pool:
         rank = np.empty(len(texts), dtype=np.uint32)
         rank[order.to_numpy()] = np.arange(len(texts), dtype=np.uint32)
         return texts.gather(order), pl.Series(rank)
+
+
+def hash_key(privacy: Privacy) -> bytes | None:
+    """Return the key that user ids are hashed with, ``None`` where they are not.
+
+    Raises
+    ------
+    ConfigError
+        The variable of the environment that holds it is not set.
+    """
+    return expand_variables(privacy.salt, "data.privacy.salt").encode() if privacy.hash_users else None
 
 
 def hash_ids(ids: pl.Series, salt: bytes) -> pl.Series:
