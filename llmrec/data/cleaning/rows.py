@@ -173,8 +173,7 @@ class _Encoder:
             leave_out("too early", times < self.earliest)
         leave_out("in the future", times > self.latest)
         encoded = {
-            "user": self.users.codes(users),
-            "item": self.items.codes(items),
+            **_codes(user=(self.users, users), item=(self.items, items)),
             "timestamp": times,
             "origin": pl.repeat(origin, len(frame), dtype=pl.UInt16, eager=True),
             "row": pl.Series(batch.rows).cast(pl.UInt32),
@@ -183,7 +182,7 @@ class _Encoder:
             kind = as_ids(frame[names.event], cleaning.missing)
             if cleaning.events is not None:
                 leave_out("other kinds of event", ~kind.is_in(list(cleaning.events)).fill_null(False), kind)
-            encoded["event"] = self.kinds.codes(kind)
+            encoded |= _codes(event=(self.kinds, kind))
         if names.rating is not None:
             rating = frame[names.rating].cast(pl.Float64, strict=False)
             rating = rating.set(~rating.is_finite(), None)
@@ -247,6 +246,7 @@ class _Encoder:
             kinds, kind_rank = self.kinds.sorted()
             event = kind_rank.gather(frame["event"]).cat.to(pl.Enum(kinds))
             frame = frame.with_columns(event.alias("event"))
+        frame = frame.rechunk()  # rows are picked from one piece five times as fast as from many
         return EncodedLog(frame, users, items, pl.Series(list(self.origins), dtype=pl.String))
 
 
@@ -269,10 +269,6 @@ class _Pool:
             [], dtype=self.kind
         )  # polars forgets the texts with the last column that has them
 
-    def codes(self, texts: pl.Series) -> pl.Series:
-        """Return the numbers of texts; null where there is none."""
-        return texts.cast(self.kind).to_physical()
-
     def sorted(self) -> tuple[pl.Series, pl.Series]:
         """Return all texts in order, and for each number its place among them.
 
@@ -283,6 +279,15 @@ class _Pool:
         rank = np.empty(len(texts), dtype=np.uint32)
         rank[order.to_numpy()] = np.arange(len(texts), dtype=np.uint32)
         return texts.gather(order), pl.Series(rank)
+
+
+def _codes(**columns: tuple[_Pool, pl.Series]) -> dict[str, pl.Series]:
+    """Return the numbers of texts in their pools, null where there is none; columns on a thread each."""
+    texts = pl.DataFrame({name: column for name, (_, column) in columns.items()})
+    # Half of the time of reading a large log: the tables do not fit into a core's cache.
+    return texts.select(
+        pl.col(name).cast(pool.kind).to_physical() for name, (pool, _) in columns.items()
+    ).to_dict()
 
 
 def hash_key(privacy: Privacy) -> bytes | None:
