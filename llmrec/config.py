@@ -199,6 +199,11 @@ class RunConfig(Section):
         return Decoding.model_validate({**self.decoding.model_dump(), **self.systems[system].options})
 
     @property
+    def split_seed(self) -> int:
+        """The seed that draws what the split leaves to chance."""
+        return self.seed if self.split.seed is None else self.split.seed
+
+    @property
     def sample_seed(self) -> int:
         """The seed that draws the sample of users."""
         seed = self.evaluation.users_seed

@@ -192,6 +192,11 @@ def test_runs_that_ask_different_questions_are_refused(classic, tmp_path, csv_lo
     shuffled = [classic(f"s{seed}", f"seed={seed}", "split.ties=shuffle") for seed in (0, 1)]
     refused = side_by_side(*shuffled, output=output, code=2, capsys=capsys).err
     assert "'s1' was evaluated with" in refused
+    one_split = ("split.ties=shuffle", "split.seed=7")
+    trainings = [classic(f"t{seed}", f"seed={seed}", *one_split) for seed in (0, 1)]
+    side_by_side(*trainings, output=output, capsys=capsys)
+    assert compared(output)["systems"]["sasrec"]["seeds"] == [0, 1]
+    assert compared(output)["protocol"]["seed"] == 7
 
 
 def test_what_is_no_run_is_refused(classic, config, tmp_path, capsys):

@@ -80,7 +80,7 @@ def recommend_file(
             config.data,
             catalog,
             ties=config.split.ties,
-            seed=config.seed,
+            seed=config.split_seed,
         )
         key = {
             **weights_key(config),

@@ -94,7 +94,7 @@ def make_split(config: RunConfig, interactions: Interactions, catalog: Catalog) 
     policies: Policies = {
         "dataset": data.label,
         "ties": settings.ties,
-        "seed": config.seed,
+        "seed": config.split_seed,
         "exclude_seen": settings.exclude_seen,
         "repeats": settings.repeats,
         "cold_items": settings.cold_items,

@@ -24,15 +24,18 @@ class SplitSettings(Section):
     test_quantile: float = Field(default=0.9, gt=0, lt=1)
     """temporal: share of all events before the test begins; above valid_quantile. The validation ends there."""
     valid_share: float = Field(default=1.0, gt=0, le=1)
-    """leave-one-out: share of the users whose event before the last is the validation target, drawn with the run's seed; those
+    """leave-one-out: share of the users whose event before the last is the validation target, drawn with the seed; those
     of the others are learned from. All of them, as most published work has it, leaves every user's newest event but one
     out of the training, which costs much where histories are short; a tenth of many users chooses settings as well."""
     valid_users: float = Field(default=0.1, gt=0, lt=1)
-    """users: share of the users held out for the validation, drawn with the run's seed."""
+    """users: share of the users held out for the validation, drawn with the seed."""
     test_users: float = Field(default=0.1, gt=0, lt=1)
     """users: share of the users held out for the test. Intervals get narrower with it, and training smaller."""
     ties: Literal["source", "shuffle"] = "source"
-    """Order among equal timestamps: as in the log, or drawn with the run's seed."""
+    """Order among equal timestamps: as in the log, or drawn with the seed."""
+    seed: int | None = Field(default=None, ge=0)
+    """Draws the order of ties and the users who are held out; null is the run's seed. A number of its own lets runs of several
+    seeds be trainings on one split."""
     exclude_seen: bool = True
     """Whether items of a user's own history are ruled out, for every system."""
     repeats: Literal["keep", "drop"] = "keep"

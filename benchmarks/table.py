@@ -1,0 +1,82 @@
+"""A table of docs/results: a suite with several seeds, pooled and compared.
+
+    python benchmarks/table.py eval/ml-100k-fusion.yaml
+    python benchmarks/table.py eval/ml-100k-fusion.yaml --name ml-100k-fusion-shuffled --set split.ties=shuffle --set split.seed=0
+
+Each seed is a run of its own (`llmrec run`) in runs/NAME-seedN, and what is done there already is not done again; then `llmrec compare` makes one
+comparison of them. Its Markdown and JSON are kept as docs/results/NAME.md and NAME.json, under the command, the commit and what the machine is.
+The HTML report stays in runs/NAME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common import machine
+
+ROOT = Path(__file__).parents[1]
+
+
+def llmrec(*arguments: str) -> None:
+    """Run a command of the library, and stop where it fails."""
+    done = subprocess.run([str(Path(sys.executable).parent / "llmrec"), *arguments], cwd=ROOT, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def git(*arguments: str) -> str:
+    """Return what git says."""
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def main() -> None:
+    """Run, compare and keep."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--name", help="of the table; that of the suite's file if left out")
+    parser.add_argument("--set", action="append", default=[], help="as of llmrec run")
+    parser.add_argument("--subject", help="as of llmrec compare")
+    arguments = parser.parse_args()
+    name = arguments.name or arguments.suite.stem
+    began, commit = time.perf_counter(), git("rev-parse", "--short", "HEAD")
+    changed = bool(git("status", "--porcelain", "--untracked-files=no"))
+    runs = []
+    for seed in arguments.seeds:
+        runs.append(f"runs/{name}-seed{seed}")
+        sets = [*arguments.set, f"seed={seed}", f"output={runs[-1]}"]
+        llmrec("run", str(arguments.suite), *(part for s in sets for part in ("--set", s)))
+    subject = ["--subject", arguments.subject] if arguments.subject else []
+    llmrec("compare", *runs, "--output", f"runs/{name}", *subject)
+    made = {
+        "command": shlex.join(["python", "benchmarks/table.py", *sys.argv[1:]]),
+        "commit": commit + (" and changes that were not committed" if changed else ""),
+        "seconds": round(time.perf_counter() - began),
+        "machine": machine(),
+    }
+    results = ROOT / "docs" / "results"
+    results.mkdir(exist_ok=True)
+    about = made["machine"]
+    head = (
+        f"<!-- Written by {made['command']}: change that, not this. -->\n\n`{made['command']}`, commit {made['commit']}, "
+        f"{made['seconds'] / 60:.0f} minutes (what was done before not counted) on {about['cores']} cores of {about['platform']}, torch "
+        f"{about['torch']}.\n\n"
+    )
+    found = json.loads((ROOT / "runs" / name / "report.json").read_text())
+    (results / f"{name}.json").write_text(json.dumps({**made, **found}, indent=1) + "\n")
+    (results / f"{name}.md").write_text(head + (ROOT / "runs" / name / "report.md").read_text())
+    print(f"kept in docs/results/{name}.md and {name}.json")
+
+
+if __name__ == "__main__":
+    main()
