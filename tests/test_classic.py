@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llmrec.data.catalog import Catalog
@@ -22,6 +22,7 @@ from llmrec.recommenders.ease import EASE
 from llmrec.recommenders.itemknn import ItemKNN
 from llmrec.recommenders.markov import Markov
 from llmrec.recommenders.popularity import Popularity
+from llmrec.recommenders.svd import SVD
 from llmrec.recommenders.trend import Trend
 from llmrec.recommenders.userknn import UserKNN
 from llmrec.testing import RecommenderConformance, histories, markov_sequences, split_of
@@ -238,6 +239,45 @@ def test_ease_says_what_memory_it_needs(monkeypatch):
         EASE().fit(SPLIT)
 
 
+# --- SVD ----------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(logs, st.sampled_from([0.0, 0.5, 1.0]), decays)
+@pytest.mark.parametrize("dim", [2, 100])
+def test_svd_projects_a_history_on_the_largest_eigenvectors(dim, sequences, scaling, decay):
+    split = split_of(sequences, N)
+    model = SVD(dim=dim, scaling=scaling, decay=decay)
+    model.fit(split)
+    seen = np.zeros((len(sequences), N))
+    for u, history in enumerate(split.train):
+        seen[u, history.items] = 1
+    scale = np.maximum(seen.sum(axis=0), 1) ** ((scaling - 1) / 2)
+    values, vectors = np.linalg.eigh((seen * scale).T @ (seen * scale))  # ascending
+    rank = min(dim, len(sequences), N)
+    # The projection is defined where the last eigenvalue that is kept differs from the first that is not.
+    assume(rank == N or values[-rank] - values[-rank - 1] > 1e-6 or values[-rank] < 1e-9)
+    kept = vectors[:, -rank:][:, values[-rank:] > 1e-9]
+    for history, scores in zip(split.test.histories, model.score(split.test.histories), strict=True):
+        weights = np.zeros(N)
+        for item, weight in newest(history, decay).items():
+            weights[item] = weight
+        in_training = seen.sum(axis=0) > 0
+        expected = ((weights * scale) @ kept @ kept.T) / scale
+        np.testing.assert_allclose(scores[in_training], expected[in_training], rtol=0, atol=1e-6)
+
+
+def test_svd_gives_every_item_a_direction():
+    model = SVD(dim=3)
+    model.fit(SPLIT)
+    known = np.bincount(SPLIT.train.items, minlength=SPLIT.n_items) > 0
+    lengths = np.linalg.norm(model.item_vectors(), axis=1)
+    np.testing.assert_allclose(lengths, known, atol=1e-6)
+    again = SVD(dim=3)
+    again.fit(SPLIT)
+    np.testing.assert_array_equal(model.item_vectors(), again.item_vectors())
+
+
 # --- Markov chain -------------------------------------------------------------------------------------
 
 
@@ -352,6 +392,8 @@ def test_wrong_settings_are_told_all_at_once():
         UserKNN(neighbours=0, shrink=-1, decay=2)
     with pytest.raises(ConfigError, match=r"reg=0.*decay=0"):
         EASE(reg=0, decay=0)
+    with pytest.raises(ConfigError, match=r"dim=0.*scaling=2.*decay=0"):
+        SVD(dim=0, scaling=2, decay=0)
     with pytest.raises(ConfigError, match=r"shrink=0.*decay=1"):
         Markov(shrink=0, decay=1)
     with pytest.raises(

@@ -21,6 +21,7 @@ from llmrec.recommenders.markov import Markov
 from llmrec.recommenders.popularity import Popularity
 from llmrec.recommenders.registry import RECOMMENDERS, build_recommender, system_problems
 from llmrec.recommenders.rerank import Rerank
+from llmrec.recommenders.svd import SVD
 from llmrec.recommenders.trend import Trend
 from llmrec.recommenders.userknn import UserKNN
 from llmrec.settings import Decoding, Finetune
@@ -87,6 +88,11 @@ class TestUserKNNOfRecentEvents(ScoringConformance):
 class TestEASE(ScoringConformance):
     def make(self):
         return EASE(reg=5)
+
+
+class TestSVD(ScoringConformance):
+    def make(self):
+        return SVD(dim=4)
 
 
 class TestEASEOfRecentEvents(ScoringConformance):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
@@ -120,17 +121,21 @@ def test_batches_pair_each_target_with_the_event_before_it(cut, batch_size, seed
     indptr, max_len, stride, offsets = cut
     windows = Windows.cut(indptr, max_len, stride, offsets)
     events = torch.arange(int(indptr[-1])) + 100  # each event its own name; padding is 0
-    pairs = []
+    pairs, sizes = [], []
     recommender = tiny_sasrec(max_len=max_len, stride=stride)
     generator = torch.Generator().manual_seed(seed)
     for batch in training_batches(events, windows, batch_size, generator):
-        assert len(batch.events) <= batch_size
+        sizes.append(int(batch.is_target.sum()))
         assert batch.events.shape[1] == batch.lengths.max()
         assert ((batch.events > 0).sum(dim=1) == batch.lengths).all()
         inputs, _, mask, right = recommender.examples(batch)
         pairs += zip(inputs[mask].tolist(), right.tolist(), strict=True)
     targets = sorted(set(range(indptr[-1])) - set(indptr[:-1].tolist()))
     assert sorted(pairs) == [(t + 99, t + 100) for t in targets]
+    # About as many targets in each: none is further from the mean than by the targets of one window.
+    wanted = math.ceil(len(windows) / batch_size)
+    assert len(sizes) <= wanted
+    assert all(size < len(targets) / wanted + stride for size in sizes)
 
 
 def test_the_newest_events_are_what_a_prediction_reads():
@@ -142,17 +147,18 @@ def test_the_newest_events_are_what_a_prediction_reads():
 # --- SASRec -------------------------------------------------------------------------------------------
 
 
-def random_model(max_len: int = 6) -> Encoder:
+def random_model(max_len: int = 6, blocks: str = "pre-norm") -> Encoder:
     torch.manual_seed(0)
-    model = SASRec(dim=8, max_len=max_len, dropout=0.5, device="cpu").build(N_ITEMS)
+    model = SASRec(dim=8, max_len=max_len, dropout=0.5, blocks=blocks, device="cpu").build(N_ITEMS)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return model.eval()
 
 
+@pytest.mark.parametrize("blocks", ["pre-norm", "published"])
 @pytest.mark.parametrize("changed", range(1, 6))
-def test_later_events_change_no_earlier_feature(changed):
-    model, lengths = random_model(), torch.tensor([6])
+def test_later_events_change_no_earlier_feature(changed, blocks):
+    model, lengths = random_model(blocks=blocks), torch.tensor([6])
     events = torch.tensor([[1, 2, 3, 4, 5, 6]])
     other = events.clone()
     other[0, changed] = 9
@@ -161,8 +167,9 @@ def test_later_events_change_no_earlier_feature(changed):
     assert not torch.isclose(before[:, changed:], after[:, changed:]).all(dim=-1).any()
 
 
-def test_padding_changes_nothing():
-    model, lengths = random_model(), torch.tensor([3])
+@pytest.mark.parametrize("blocks", ["pre-norm", "published"])
+def test_padding_changes_nothing(blocks):
+    model, lengths = random_model(blocks=blocks), torch.tensor([3])
     features = model(torch.tensor([[1, 2, 3]]), lengths)
     padded = model(torch.tensor([[1, 2, 3, 0, 7]]), lengths)
     torch.testing.assert_close(padded[:, :3], features)
@@ -180,22 +187,29 @@ def test_the_newest_event_has_the_last_position_whatever_the_length():
         assert not torch.isclose(model(events, lengths)[0, -1], before).all()
 
 
-def test_normalised_inputs_do_not_depend_on_the_size_of_vectors_and_items_outweigh_places():
+def test_published_blocks_are_those_of_the_papers_code():
+    """Written with torch's own attention and convolutions over events, as the public implementations have it."""
     torch.manual_seed(0)
-    model = SASRec(dim=16, normalise_inputs=True).build(5).eval()
-    events, lengths = torch.tensor([[0, 3, 1]]), torch.tensor([3])
-    before = model(events, lengths)
-    with torch.no_grad():
-        model.items.weight *= 100
-        model.positions.weight *= 100
-    torch.testing.assert_close(model(events, lengths), before, rtol=1e-3, atol=1e-3)
-    with torch.no_grad():
-        model.positions.weight *= 4  # the square root of dim: now both weigh the same
-        flat = SASRec(dim=16).build(5).eval()
-        flat.load_state_dict(model.state_dict())
-        flat.items.weight *= 4
-        flat.dropout = torch.nn.LayerNorm(16, elementwise_affine=False)
-    torch.testing.assert_close(flat(events, lengths), model(events, lengths), rtol=1e-3, atol=1e-3)
+    model = SASRec(dim=8, heads=2, max_len=6, blocks="published", device="cpu").build(N_ITEMS).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    events = torch.randint(N_ITEMS, (3, 6))
+    x = model.items(events) * 8**0.5 + model.positions.weight
+    for block in model.blocks:
+        attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        parts = [(block.query, block.key_value)[i] for i in (0, 1)]
+        attention.in_proj_weight.data = torch.cat([p.weight for p in parts])
+        attention.in_proj_bias.data = torch.cat([p.bias for p in parts])
+        attention.out_proj.load_state_dict(block.attention_out.state_dict())
+        later = torch.ones(6, 6, dtype=torch.bool).triu(1)
+        x = x + attention(block.query_norm(x), x, x, attn_mask=later)[0]
+        x = block.forward_norm(x)
+        layers = []
+        for linear in (block.first, block.second):
+            layers.append(torch.nn.Conv1d(8, 8, 1))
+            layers[-1].load_state_dict({"weight": linear.weight[:, :, None], "bias": linear.bias})
+        x = x + layers[1](torch.relu(layers[0](x.transpose(1, 2)))).transpose(1, 2)
+    torch.testing.assert_close(model(events, torch.full((3,), 6)), model.norm(x))
 
 
 def test_scores_are_those_of_the_newest_event_whatever_came_before_the_window():

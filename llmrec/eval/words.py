@@ -31,6 +31,7 @@ SYSTEM_LABELS = {
     "gru4rec": "GRU4Rec",
     "bert4rec": "BERT4Rec",
     "ease": "EASE",
+    "svd": "SVD",
     "itemknn": "ItemKNN",
     "userknn": "UserKNN",
     "content": "Content-based",

@@ -46,6 +46,11 @@ SPACES: dict[str, dict[str, Any]] = {
         "reg": {"low": 10.0, "high": 10_000.0, "log": True},
         "decay": {"low": 0.5, "high": 1.0, "step": 0.05},
     },
+    "svd": {
+        "dim": [16, 32, 64, 128],
+        "scaling": {"low": 0.0, "high": 1.0, "step": 0.1},
+        "decay": {"low": 0.5, "high": 1.0, "step": 0.05},
+    },
     "content": {"vectors": ["tfidf", "lm"], "decay": {"low": 0.5, "high": 1.0, "step": 0.1}},
     "hybrid": {"fusion": ["zscore", "rank", "logprob"]},
     "rerank": {
@@ -58,7 +63,7 @@ SPACES: dict[str, dict[str, Any]] = {
         **_SEQUENTIAL,
         "layers": [1, 2, 3],
         "temperature": [0.05, 0.07, 0.1, 0.15, 0.2],
-        "normalise_inputs": [False, True],
+        "blocks": ["pre-norm", "published"],
     },
     "gru4rec": {
         **_SEQUENTIAL,

@@ -22,6 +22,7 @@ RECOMMENDERS = {
     "itemknn": "llmrec.recommenders.itemknn:ItemKNN",
     "userknn": "llmrec.recommenders.userknn:UserKNN",
     "ease": "llmrec.recommenders.ease:EASE",
+    "svd": "llmrec.recommenders.svd:SVD",
     "content": "llmrec.recommenders.content:Content",
     "sasrec": "llmrec.recommenders.sasrec:SASRec",
     "gru4rec": "llmrec.recommenders.gru4rec:GRU4Rec",

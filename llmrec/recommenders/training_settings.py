@@ -52,7 +52,7 @@ class TrainingSettings:
         2024, arXiv 2411.18704). What is validated and kept is the average, which has the quality of a decayed learning rate
         without a schedule. 0: the weights themselves.
     batch_size
-        Windows per optimiser step (a window is up to ``stride`` targets, not a user).
+        Windows per optimiser step, on average: each step has about as many targets (a window is up to ``stride`` of them).
     max_epochs
         Most passes over the training events.
     patience

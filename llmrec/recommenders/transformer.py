@@ -46,10 +46,45 @@ class Block(nn.Module):
         return x + F.dropout(self.contract(hidden), self.dropout, self.training)
 
 
+class PublishedBlock(nn.Module):
+    """A block as in the code of Kang & McAuley 2018.
+
+    The norm is on the queries, while keys and values are the stream as it is; the feed-forward layer, no wider than the
+    stream, is added to its normalised input; and dropout is on the attention weights and inside the feed-forward layer.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query_norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.attention_out = nn.Linear(dim, dim)
+        self.forward_norm = nn.LayerNorm(dim)
+        self.first = nn.Linear(dim, dim)
+        self.second = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map [B, L, D] to [B, L, D]; ``mask`` as for :class:`Block`."""
+        query = (
+            self.query(self.query_norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        )  # [B, H, L, D / H]
+        key, value = self.key_value(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        dropped = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropped, is_causal=mask is None
+        )
+        x = self.forward_norm(x + self.attention_out(mixed.transpose(1, 2).flatten(2)))
+        hidden = F.relu(F.dropout(self.first(x), self.dropout, self.training))
+        return x + F.dropout(self.second(hidden), self.dropout, self.training)
+
+
 class Encoder(SequenceModel):
     """Item embeddings (tied with the output) plus learned positions, then transformer blocks, then a norm.
 
-    With ``normalise_inputs`` items are multiplied by the square root of ``dim``, and the sum is normalised.
+    ``published`` is the model of Kang & McAuley's code: its blocks, its initial weights (Glorot & Bengio 2010), and item
+    embeddings that are multiplied by the square root of ``dim`` where they are read.
     """
 
     def __init__(
@@ -64,19 +99,22 @@ class Encoder(SequenceModel):
         dropout: float,
         temperature: float | None,
         causal: bool,
-        normalise_inputs: bool = False,
+        published: bool = False,
     ) -> None:
         super().__init__(n_items, extra, dim, temperature)
         self.causal = causal
-        self.normalise_inputs, self.dim = normalise_inputs, dim
+        self.scale = dim**0.5 if published else 1.0
         self.positions = nn.Embedding(positions, dim)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
+        block = PublishedBlock if published else Block
+        self.blocks = nn.ModuleList(block(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         for module in self.modules():
             if isinstance(module, (nn.Embedding, nn.Linear)):
-                # As in BERT and GPT-2: small, so that the residual stream starts near the embeddings.
-                nn.init.normal_(module.weight, std=0.02)
+                if published:
+                    nn.init.xavier_normal_(module.weight)
+                else:  # As in BERT and GPT-2: small, so that the residual stream starts near the embeddings.
+                    nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
@@ -89,10 +127,7 @@ class Encoder(SequenceModel):
         # has the same; for events padded on the left (Kang & McAuley, section III.A) it would be the column.
         last = self.positions.num_embeddings
         position = (column + last - lengths[:, None]).clamp(max=last - 1)  # [B, L]
-        x = self.items(events) * (self.dim**0.5 if self.normalise_inputs else 1.0) + self.positions(position)
-        if self.normalise_inputs:
-            x = F.layer_norm(x, (self.dim,))
-        x = self.dropout(x)  # [B, L, D]
+        x = self.dropout(self.items(events) * self.scale + self.positions(position))  # [B, L, D]
         for block in self.blocks:
             x = block(x, mask)
         features: Tensor = self.norm(x)

@@ -5,6 +5,8 @@ Shapes: U users, E events of all of them together, W windows, B windows of a bat
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,7 +35,11 @@ class Batch:
 def training_batches(
     items: Tensor, windows: Windows, batch_size: int, generator: torch.Generator
 ) -> Iterator[Batch]:
-    """Yield all windows in random order, windows of like length together, so that little is padding.
+    """Yield all windows in random order, in batches of windows of like length and of about as many targets each.
+
+    Windows of like length need little padding. As many targets, because a step counts the same whatever is in it: in batches
+    of as many windows, a target in a short window would count several times as much as one in a long window (on
+    Amazon Beauty SASRec's validation NDCG@10 is {} with one and {} with the other).
 
     Parameters
     ----------
@@ -42,7 +48,7 @@ def training_batches(
     windows
         Where the events of each window lie; without a window there is no batch.
     batch_size
-        Most windows per batch.
+        Windows per batch, on average: more where they are short, fewer where they are long.
     generator
         Source of the random order, on the CPU.
     """
@@ -52,9 +58,9 @@ def training_batches(
     order = torch.randperm(len(windows), generator=generator)
     # A stable sort of a random order leaves windows of the same length shuffled.
     order = order[torch.argsort((bounds[2] - bounds[0])[order], stable=True)]
-    batches = torch.split(order, batch_size)
+    batches = _of_as_many((bounds[2] - bounds[1])[order], math.ceil(len(windows) / batch_size))
     for b in torch.randperm(len(batches), generator=generator).tolist():
-        chosen = bounds[:, batches[b]]  # [3, B]
+        chosen = bounds[:, order[batches[b]]]  # [3, B]
         width = int((chosen[2] - chosen[0]).max())  # on the CPU: a GPU would have to be waited for
         start, first_target, stop = chosen.to(items.device)[:, :, None]  # 3 x [B, 1]
         events = start + torch.arange(width, device=items.device)  # [B, L + 1]
@@ -64,6 +70,14 @@ def training_batches(
             lengths=(stop - start)[:, 0],
             is_target=real & (events >= first_target),
         )
+
+
+def _of_as_many(targets: Tensor, parts: int) -> list[slice]:
+    """Cut windows with so many targets [W] into at most so many runs, of about as many targets each."""
+    upto = targets.cumsum(0)
+    part = (upto - 1) * parts // upto[-1]
+    ends = [*(torch.nonzero(part[1:] != part[:-1])[:, 0] + 1).tolist(), len(targets)]
+    return [slice(start, end) for start, end in itertools.pairwise([0, *ends])]
 
 
 def last_events(histories: Histories, max_len: int, device: torch.device) -> tuple[Tensor, Tensor]:
