@@ -194,7 +194,7 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
             {"params": matrices, "weight_decay": self.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98), fused=True)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, self.beta2), fused=True)
 
     def _epoch(
         self,
