@@ -38,8 +38,8 @@ def training_batches(
     """Yield all windows in random order, in batches of windows of like length and of about as many targets each.
 
     Windows of like length need little padding. As many targets, because a step counts the same whatever is in it: in batches
-    of as many windows, a target in a short window would count several times as much as one in a long window (on
-    Amazon Beauty SASRec's validation NDCG@10 is {} with one and {} with the other).
+    of as many windows, a target in a short window would count several times as much as one in a long window. SASRec's validation
+    NDCG@10 on ml-100k was .1344 and .1324 with those and is .1372 and .1378 with these (seeds 0 and 1).
 
     Parameters
     ----------
