@@ -7,6 +7,7 @@ import pytest
 import torch
 from decoding_cases import END, FAMILIES, VOCAB, best, brute_force, model_of, problems
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
@@ -14,6 +15,7 @@ from llmrec.data.datasets import load_dataset
 from llmrec.data.split import leave_one_out
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
+from llmrec.decoding.guidance import Guide
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.errors import TrieError
 from llmrec.identifiers.title import title_identifiers
@@ -71,6 +73,62 @@ def test_until_certified_is_exact_at_any_width_and_where_items_share_identifiers
         assert not set(got) & set(exclude[row])
         np.testing.assert_allclose(found.scores[row, : len(got)], scores[got], atol=1e-4)
         np.testing.assert_allclose(found.scores[row, : len(got)], best(scores, exclude[row], k), atol=1e-4)
+
+
+@pytest.mark.parametrize("normalisation", ["vocab", "catalogue"])
+@pytest.mark.parametrize("unique", [True, False])
+@HARD
+@given(st.data())
+def test_a_guided_search_finds_the_best_sums_of_both_opinions(unique, normalisation, data):
+    sequences, prompts, exclude, width, k = data.draw(problems(unique=unique))
+    weight = data.draw(st.sampled_from([0.1, 1.0, 5.0]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    second = rng.normal(size=(len(prompts), len(sequences))) * 3
+    second -= np.logaddexp.reduce(second, axis=1, keepdims=True)
+    if data.draw(st.booleans()):
+        second[:, rng.integers(len(sequences))] = -np.inf  # a recommender may rule an item out
+    model, trie = model_of("llama"), CompiledTrie.from_sequences(sequences)
+    guide = Guide(trie, second, weight, exclude)
+    for w, certify in ((width, True), (len(sequences), False)):
+        found = beam_search(
+            model,
+            trie,
+            prompts,
+            k,
+            width=w,
+            exclude=exclude,
+            normalisation=normalisation,
+            until_certified=certify,
+            guide=guide,
+        )
+        for row, prompt in enumerate(prompts):
+            scores = brute_force(model, sequences, prompt, normalisation)
+            visible = np.setdiff1d(np.arange(len(sequences)), exclude[row])
+            for item in visible:
+                mates = [i for i in visible if sequences[i] == sequences[item]]
+                with np.errstate(divide="ignore"):
+                    there = max(1, np.isfinite(second[row, mates]).sum())
+                    scores[item] += weight * np.log(np.exp(second[row, mates]).sum() / there)
+            got = found.items[row][found.items[row] >= 0]
+            assert len(set(got)) == len(got) == min(k, len(visible))
+            assert not set(got) & set(exclude[row])
+            np.testing.assert_allclose(
+                found.scores[row, : len(got)], best(scores, exclude[row], k), atol=1e-4
+            )
+
+
+def test_a_guide_that_is_none_is_refused():
+    trie = CompiledTrie.from_sequences([(2, END), (3, END)])
+    nothing = [np.array([], dtype=np.int64)]
+    for scores, weight, message in (
+        (np.zeros((1, 3)), 1, r"Expected \(1, 2\)"),
+        (np.array([[0.5, -1.0]]), 1, "log-softmax, not raw scores"),
+        (np.array([[np.nan, -1.0]]), 1, "log-softmax, not raw scores"),
+        (np.zeros((1, 2)), 0, "weight is 0"),
+        (np.zeros((1, 2)), np.inf, "weight is inf"),
+    ):
+        with pytest.raises(TrieError, match=message):
+            Guide(trie, scores, weight, nothing)
 
 
 def test_feeding_forced_tokens_ahead_changes_nothing_but_the_number_of_forward_passes(monkeypatch):

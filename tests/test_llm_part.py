@@ -101,6 +101,41 @@ def test_from_config_to_report(config, tmp_path, work, capsys):
     assert "fused.parquet' was made with another config: adapter was" in err
 
 
+def test_a_guided_search_ranks_as_the_sum_of_all_scores_does(config, tmp_path, capsys):
+    parts = {"llm": {}, "sasrec": SASREC}
+    systems = {
+        "popularity": {},
+        "guided": {"kind": "guided", "parts": parts, "weight": 1.0},
+        "sum": {"kind": "hybrid", "parts": parts, "fusion": "logprob", "weights": {"llm": 1, "sasrec": 1}},
+        "chosen": {"kind": "guided", "parts": parts, "validation_users": 8},
+        "off": {"kind": "guided", "parts": parts, "weight": 0},
+        "llm": {},
+    }
+    decoding = {"beam_width": 16, "until_certified": True}
+    evaluation = {"users": 10, "k": 5, "cutoffs": [5], "baseline": "popularity"}
+    path, run = config(systems=systems, decoding=decoding, evaluation=evaluation), tmp_path / "run"
+    llmrec("run", path, capsys=capsys)
+    assert lists_of(run, "guided")["item_id"].to_list() == lists_of(run, "sum")["item_id"].to_list()
+    assert lists_of(run, "off")["item_id"].to_list() == lists_of(run, "llm")["item_id"].to_list()
+    chosen = read_meta(run / "recommendations" / "chosen.parquet")["chosen"]
+    assert chosen["users"] == 8
+    assert f"{chosen['weight']:g}" in chosen["ndcg@10"]
+    assert max(chosen["ndcg@10"].values()) == chosen["ndcg@10"][f"{chosen['weight']:g}"]
+    assert "chosen: chosen on the validation users" in (run / "report.md").read_text()
+
+
+def test_guided_settings_that_make_no_sense_are_refused():
+    for options, message in (
+        ({"parts": {"sasrec": {}, "ease": {}}}, "expected two, the language model and one that guides it"),
+        ({"parts": {"llm": {}}}, "expected two"),
+        ({"parts": {"llm": {}, "sasrec": {}}, "weight": -1}, "weight: got -1; expected 0 or more"),
+        ({"parts": {"llm": {}, "sasrec": {}}, "validation_users": 0}, "validation_users: got 0"),
+    ):
+        problems = system_problems("x", System.model_validate({"kind": "guided", **options}))
+        assert len(problems) == 1
+        assert message in problems[0]
+
+
 def test_a_killed_run_scores_no_user_twice_and_ends_the_same(config, tmp_path, work, capsys, monkeypatch):
     systems = {"popularity": {}, "fused": FUSED, "only": SYSTEMS["only"]}
     evaluation = {"users": 10, "k": 5, "cutoffs": [5], "baseline": "popularity"}

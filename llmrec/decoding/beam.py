@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llmrec.decoding.guidance import Guide
 from llmrec.decoding.hypotheses import NOT_FED
 from llmrec.decoding.packed import PackedPrompts
 from llmrec.decoding.search import BeamResult, Search, views_of
@@ -43,6 +44,7 @@ def beam_search(
     normalisation: str = "vocab",
     until_certified: bool = False,
     prune_like_transformers: bool = False,
+    guide: Guide | None = None,
 ) -> BeamResult:
     """Return the ``k`` most probable allowed items after each prompt.
 
@@ -66,6 +68,8 @@ def beam_search(
     prune_like_transformers
         Also drop items that ended in a step in which ``width`` other hypotheses scored higher, although they may have
         the higher score in the end. For comparisons with published results only.
+    guide
+        A second opinion on every item of the same users, added to the scores at every step.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def beam_search(
     """
     views = views_of(trie, exclude, len(prompts))
     search = _TorchSearch(
-        PackedPrompts(model, prompts), views, k, width, normalisation, prune_like_transformers
+        PackedPrompts(model, prompts), views, k, width, normalisation, prune_like_transformers, guide
     )
     search.run(until_certified)
     return search.result()
@@ -89,8 +93,9 @@ class _TorchSearch(Search):
         width: int,
         normalisation: str,
         prune_like_transformers: bool,
+        guide: Guide | None,
     ) -> None:
-        super().__init__(views, k, width, normalisation, prune_like_transformers)
+        super().__init__(views, k, width, normalisation, prune_like_transformers, guide)
         self.packed = packed
         self.room = _ROOM.get(packed.device.type, _ROOM["cuda"])
         # The prompt's last position predicts the first token.

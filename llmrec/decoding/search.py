@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec.decoding.guidance import Guide
 from llmrec.decoding.hypotheses import NOT_FED, Fed, Hypotheses
 from llmrec.decoding.scores import check_normalisation
 from llmrec.decoding.trie import CompiledTrie
@@ -70,7 +71,7 @@ class Search(ABC):
     ----------
     views
         What each user may get [B], of one trie.
-    k, width, normalisation, prune_like_transformers
+    k, width, normalisation, prune_like_transformers, guide
         See :func:`llmrec.decoding.beam.beam_search`.
 
     Raises
@@ -89,6 +90,7 @@ class Search(ABC):
         width: int,
         normalisation: str,
         prune_like_transformers: bool = False,
+        guide: Guide | None = None,
     ) -> None:
         if not 1 <= k <= width:
             raise TrieError(
@@ -97,13 +99,14 @@ class Search(ABC):
         check_normalisation(normalisation)
         self.views, self.trie = views, views[0].trie
         self.k, self.width, self.prune_like_transformers = k, width, prune_like_transformers
+        self.guide = guide
         self.n_users = len(views)
         self.hidden = hidden_keys(views)
         self.fed = Fed(self.trie, normalisation)
         # Every user starts at the root.
         self.live = Hypotheses(
             user=np.arange(self.n_users),
-            score=np.zeros(self.n_users),
+            score=np.zeros(self.n_users) if guide is None else guide.start.copy(),
             node=np.zeros(self.n_users, np.int64),
             done=np.zeros(self.n_users, bool),
             fed=np.full(self.n_users, NOT_FED),
@@ -151,6 +154,8 @@ class Search(ABC):
             fed=np.where(self.fed.next_node[parent] == nodes, parent + 1, NOT_FED),
             parent=parent,
         )
+        if self.guide is not None:
+            grown.score += self.guide.gain(user, nodes, open_.node[row])
         if self.trie.shares_leaves:
             leaves = np.flatnonzero(grown.done)
             grown.score[leaves] -= np.log(np.diff(self.trie.items_at(grown.node[leaves])[1]))

@@ -39,6 +39,7 @@ SYSTEM_LABELS = {
     "trend": "Trend",
     "markov": "Markov chain",
     "hybrid": "Hybrid",
+    "guided": "Guided LLM",
     "rerank": "Re-ranker",
     "random": "Random",
 }

@@ -21,6 +21,7 @@ from llmrec.data.windows import Windows
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
 from llmrec.decoding.free import FreeCounts, Scored, free_search
+from llmrec.decoding.guidance import Guide
 from llmrec.decoding.search import BeamResult
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.finetune.batches import collate, plan_epoch
@@ -239,6 +240,31 @@ class LLMRecommender:
         self.free_ = FreeCounts()
         return self._lists(histories, k, exclude_seen, target_timestamps, self.on_progress)
 
+    def recommend_guided(
+        self,
+        histories: Histories,
+        k: int,
+        log_probs: NDArray[np.floating],
+        weight: float,
+        *,
+        exclude_seen: bool = True,
+    ) -> Recommendations:
+        """Return the ``k`` items with the best sums of two opinions, found by one search that both steer.
+
+        Parameters
+        ----------
+        log_probs
+            The other opinion [U, N]: the log-probability of each item after each history.
+        weight
+            How much it counts beside the language model's log-probability, above 0.
+
+        Raises
+        ------
+        PromptError
+            A prompt does not fit into the model's context, or a history is empty.
+        """
+        return self._lists(histories, k, exclude_seen, None, guide=(log_probs, weight))
+
     def _lists(
         self,
         histories: Histories,
@@ -246,6 +272,7 @@ class LLMRecommender:
         exclude_seen: bool,
         target_timestamps: NDArray[np.int64] | None,
         on_progress: OnProgress | None = None,
+        guide: tuple[NDArray[np.floating], float] | None = None,
     ) -> Recommendations:
         if not self.verbalizer.template.reveals_target_time:
             target_timestamps = None
@@ -259,7 +286,8 @@ class LLMRecommender:
         for start in range(0, len(order), self._batch_size):
             rows = order[start : start + self._batch_size]
             seen = [histories[int(r)].items if exclude_seen else np.empty(0, np.int32) for r in rows]
-            self._search(rows, [prompts[r] for r in rows], seen, items, scores)
+            steered = guide and Guide(self.trie, guide[0][rows], guide[1], seen)
+            self._search(rows, [prompts[r] for r in rows], seen, items, scores, steered)
             self.prompt_tokens_ += sum(len(prompts[r]) for r in rows)
             if on_progress is not None:
                 on_progress(start + len(rows), len(order))
@@ -277,10 +305,11 @@ class LLMRecommender:
         exclude: list[NDArray[np.int32]],
         items: NDArray[np.int32],
         scores: NDArray[np.float64],
+        guide: Guide | None,
     ) -> None:
         """Fill in the lists of some users."""
         decoding, k = self.decoding, items.shape[1]
-        if decoding.search == "free":
+        if guide is None and decoding.search == "free":
             lists = self._free_search(prompts, max(decoding.beam_width, k))
             for row, texts, hidden in zip(rows, lists, exclude, strict=True):
                 named = self.verbalizer.read([text for _, text in texts])
@@ -289,7 +318,7 @@ class LLMRecommender:
                 scores[row, : len(found)] = [texts[place][0] for place, _ in found]
                 self.beam_tokens_ += sum(len(text) for _, text in texts)
             return
-        if decoding.search == "exact":
+        if guide is None and decoding.search == "exact":
             exact = score_catalogue(self.model, self.trie, prompts, normalisation=decoding.normalisation)
             items[rows], scores[rows] = top_items(exact.scores, exclude, k)
             self.certified_[rows] = True
@@ -302,6 +331,7 @@ class LLMRecommender:
             exclude=exclude,
             normalisation=decoding.normalisation,
             until_certified=decoding.until_certified,
+            **({} if guide is None else {"guide": guide}),
         )
         items[rows], scores[rows], self.certified_[rows] = beam.items, beam.scores, beam.certified
         self.beam_tokens_ += beam.beam_tokens

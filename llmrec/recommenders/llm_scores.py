@@ -86,20 +86,20 @@ class LanguageModelScores(ScoringRecommender):
                 f"{self.name} is the run's fine-tuned language model, and there is none here. Expected it in a run: "
                 "'llmrec run' fine-tunes it first; in Python give language_model."
             )
-        self._llm = self.language_model.open()
+        self.llm_ = self.language_model.open()
         if self.normalisation is None:
-            self.normalisation = self._llm.decoding.normalisation
+            self.normalisation = self.llm_.decoding.normalisation
         folder = (
             self.checkpoint and self.checkpoint / f"scores-{self.language_model.key}-{self.normalisation}"
         )
         self._kept = KeptScores(folder, split.n_items)
-        self.device_ = self._llm.model.device
+        self.device_ = self.llm_.model.device
         self._users = 0
 
     @property
     def batch_size(self) -> int:
         """Users that the model reads together."""
-        return self._llm.decoding.batch_size
+        return self.llm_.decoding.batch_size
 
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return the log-probability of each item [U, N].
@@ -121,7 +121,7 @@ class LanguageModelScores(ScoringRecommender):
         return scores
 
     def _computed(self, histories: Histories) -> NDArray[np.float64]:
-        llm = self._llm
+        llm = self.llm_
         assert self.normalisation is not None
         prompts = [llm.verbalizer.prompt(h, None) for h in histories]
         scores = np.empty((len(prompts), llm.trie.n_items))
