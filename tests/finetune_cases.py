@@ -16,7 +16,7 @@ from llmrec.models import load_model, load_tokenizer
 from llmrec.new_rows import make_room
 from llmrec.prompts.template import load_template
 from llmrec.prompts.verbalize import Verbalizer
-from llmrec.recommenders.llm import alternatives_of
+from llmrec.recommenders.llm import LLMRecommender, alternatives_of
 from llmrec.settings import Finetune
 
 DAY = 86_400
@@ -69,6 +69,17 @@ class Case:
         model = load_model(self.tiny_lm, dtype=self.dtype)
         n = len(self.identifiers.new_tokens)
         return make_room(model, len(self.tokenizer)) if n else model
+
+    def recommender(self, decoding, checkpoints=None):
+        """The base model as a recommender; ``fit`` fine-tunes it."""
+        return LLMRecommender(
+            self.base(),
+            self.verbalizer,
+            self.trie,
+            finetune=self.settings,
+            decoding=decoding,
+            checkpoints=checkpoints,
+        )
 
     def objective(self, seed=3):
         n = len(self.identifiers.new_tokens)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from finetune_cases import Case
 from split_cases import STRATEGIES, catalog_of, log_of
 from tokenizer_cases import TOKENIZERS
 
@@ -23,15 +24,21 @@ from llmrec.pipeline import identifiers_stage
 from llmrec.pipeline.recommend_stage import collaborative_vectors
 from llmrec.prompts.verbalize import Document
 from llmrec.recommenders import llm
+from llmrec.recommenders.llm_scores import LanguageModel
 from llmrec.recommenders.popularity import Popularity
 from llmrec.recommenders.registry import RECOMMENDERS, build_recommender, recommender_class
-from llmrec.settings import Finetune
+from llmrec.settings import Decoding, Finetune
 
 N_ITEMS = 15
 CATALOG = catalog_of(N_ITEMS)
 SMALL = {"dim": 8, "layers": 1, "max_len": 5, "batch_size": 8, "max_epochs": 2, "device": "cpu"}
 PARTS = {"parts": ["popularity", "itemknn"]}
-NEEDED = {"hybrid": PARTS, "rerank": PARTS | {"folds": 2}}  # settings without a default, by kind
+GUIDED = {"parts": {"llm": {}, "popularity": {}}}
+NEEDED = {
+    "hybrid": PARTS,
+    "rerank": PARTS | {"folds": 2},
+    "guided": GUIDED,
+}  # settings without a default, by kind
 
 
 def small(kind: str) -> System:
@@ -90,8 +97,11 @@ def assert_blind(make, strategy):
 
 
 @pytest.mark.parametrize("kind", RECOMMENDERS)
-def test_no_system_learns_from_what_is_held_out(kind, strategy):
-    assert_blind(lambda: build_recommender(kind, small(kind), seed=1, catalog=CATALOG), strategy)
+def test_no_system_learns_from_what_is_held_out(kind, strategy, tiny_lm):
+    case = Case(tiny_lm, CATALOG, Finetune())
+    model = LanguageModel(lambda: case.recommender(Decoding()), key="base")
+    injected = {"seed": 1, "catalog": CATALOG, "language_model": model}
+    assert_blind(lambda: build_recommender(kind, small(kind), **injected), strategy)
 
 
 class Leaking(Popularity):

@@ -192,7 +192,7 @@ def test_validation_by_loss_keeps_the_best_step(config, tmp_path, capsys):
 def test_a_system_without_item_vectors_is_refused(config, capsys):
     changes = ("--set", "identifiers.collaborative_system=itemknn")
     printed = llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys)
-    assert "itemknn, which has no item vectors. Expected a system of the kind sasrec" in printed.err
+    assert "itemknn, which has no item vectors. Expected a system of the kind svd" in printed.err
     changes = ("--set", "finetune.loss=vocab")
     assert "expected loss: catalogue" in llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys).err
     changes = ("--set", "finetune.new_tokens.temperature=0.1", "--set", "finetune.new_tokens.start=title")

@@ -14,9 +14,10 @@ from llmrec.config import System
 from llmrec.recommenders.base import top_k
 from llmrec.recommenders.content import Content
 from llmrec.recommenders.ease import EASE
+from llmrec.recommenders.guided import Guided
 from llmrec.recommenders.hybrid import Hybrid
 from llmrec.recommenders.itemknn import ItemKNN
-from llmrec.recommenders.llm import LLMRecommender
+from llmrec.recommenders.llm_scores import LanguageModel
 from llmrec.recommenders.markov import Markov
 from llmrec.recommenders.popularity import Popularity
 from llmrec.recommenders.registry import RECOMMENDERS, build_recommender, system_problems
@@ -165,14 +166,22 @@ class TestLanguageModel(RecommenderConformance):
     def make(self):
         settings = Finetune(steps=2, batch_tokens=400)
         case = Case(self.tiny_lm, self.catalog, settings, distinguish_by=["genre"])
-        return LLMRecommender(
-            case.base(),
-            case.verbalizer,
-            case.trie,
-            finetune=settings,
-            decoding=Decoding(search="exact"),
-            checkpoints=self.folder("fit"),
-        )
+        return case.recommender(Decoding(search="exact"), self.folder("fit"))
+
+
+class TestGuided(RecommenderConformance):
+    """The base model, guided by EASE."""
+
+    answers_empty_histories = False
+
+    @pytest.fixture(autouse=True)
+    def _place(self, tiny_lm):
+        self.tiny_lm = tiny_lm
+
+    def make(self):
+        case = Case(self.tiny_lm, self.catalog, Finetune(), distinguish_by=["genre"])
+        model = LanguageModel(lambda: case.recommender(Decoding(until_certified=True)), key="base")
+        return Guided(parts={"llm": {}, "ease": {"reg": 5}}, weight=2.0, language_model=model)
 
 
 def test_every_built_in_is_put_through_the_suite():
