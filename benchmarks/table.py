@@ -69,7 +69,7 @@ def main() -> None:
     about = made["machine"]
     head = (
         f"<!-- Written by {made['command']}: change that, not this. -->\n\n`{made['command']}`, commit {made['commit']}, "
-        f"{made['seconds'] / 60:.0f} minutes (what was done before not counted) on {about['cores']} cores of {about['platform']}, torch "
+        f"{made['seconds']} s (what was done before not counted) on {about['cores']} cores of {about['platform']}, torch "
         f"{about['torch']}.\n\n"
     )
     found = json.loads((ROOT / "runs" / name / "report.json").read_text())
