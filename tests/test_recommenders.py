@@ -183,6 +183,11 @@ class TestGuided(RecommenderConformance):
         model = LanguageModel(lambda: case.recommender(Decoding(until_certified=True)), key="base")
         return Guided(parts={"llm": {}, "ease": {"reg": 5}}, weight=2.0, language_model=model)
 
+    def test_lists_have_the_best_scores(self):
+        asked = self.split.test.histories
+        scores, lists = self.fitted().score(asked), self.fitted().recommend(asked, 5, exclude_seen=False)
+        np.testing.assert_allclose(lists.scores, -np.sort(-scores, axis=1)[:, :5], atol=1e-4)
+
 
 def test_every_built_in_is_put_through_the_suite():
     def cases(cls):

@@ -18,6 +18,7 @@ from llmrec.data.histories import Histories
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
 from llmrec.errors import ConfigError, DataError
+from llmrec.recommenders.holdout import listed_gains
 from llmrec.recommenders.llm import LLMRecommender
 from llmrec.recommenders.llm_scores import LanguageModel, LanguageModelScores
 from llmrec.recommenders.parts import MadeOfParts, Parts
@@ -104,13 +105,12 @@ class Guided(MadeOfParts):
                     f"{where}.parts: got {', '.join(map(str, named))}; expected two, the language model and one that guides it, for "
                     "example {llm: {}, sasrec: {}}"
                 )
-        weight, users = options.get("weight"), options.get("validation_users")
+        weight = options.get("weight")
         if weight is not None and not (np.isfinite(weight) and weight >= 0):
             problems.append(
                 f"{where}.weight: got {weight}; expected 0 or more, or none, to have it chosen on the validation users"
             )
-        if users is not None and users < 1:
-            problems.append(f"{where}.validation_users: got {users}; expected 1 or more, or null for all")
+        problems += cls.validation_problems(options, where)
         return problems
 
     @property
@@ -129,17 +129,18 @@ class Guided(MadeOfParts):
         if self.weight is not None:
             self.weight_ = self.weight
             return
-        users = split.valid.select(split.valid.sample_rows(self.validation_users, self.seed))
-        found = {}
-        for weight in _WEIGHTS:
-            lists = self._lists(users.histories, 10, weight, split.protocol.exclude_seen)
-            hit, rank = np.nonzero(lists.items == users.target_items[:, None])
-            found[weight] = float((1 / np.log2(rank + 2)).sum() / len(users)) if len(hit) else 0.0
-        self.weight_ = max(found, key=lambda weight: found[weight])  # the first of equally good ones
+        gains: dict[float, list[NDArray[np.float64]]] = {weight: [] for weight in _WEIGHTS}
+        for users in self.blocks(self.validation(split)):
+            opinions = self._opinions(users.histories)
+            for weight, found in gains.items():
+                lists = self._search(users.histories, opinions, 10, weight, split.protocol.exclude_seen)
+                found.append(listed_gains(lists.items, users.target_items))
+        means = {weight: float(np.concatenate(found).mean()) for weight, found in gains.items()}
+        self.weight_ = max(means, key=lambda weight: means[weight])  # the first of equally good ones
         self.chosen_ = {
             "weight": self.weight_,
-            "ndcg@10": {f"{weight:g}": value for weight, value in found.items()},
-            "users": len(users),
+            "ndcg@10": {f"{weight:g}": value for weight, value in means.items()},
+            "users": sum(map(len, gains[0.0])),
         }
 
     def score(self, histories: Histories) -> NDArray[np.float64]:
@@ -151,7 +152,14 @@ class Guided(MadeOfParts):
 
     def recommend(self, histories: Histories, k: int, *, exclude_seen: bool = True) -> Recommendations:
         """Return the ``k`` items that the guided search finds for each history, best first."""
-        return self._lists(histories, k, self.weight_, exclude_seen)
+        items, scores = [], []
+        for start in range(0, len(histories), self.users_at_once):
+            block = histories[start : start + self.users_at_once]
+            opinions = self._opinions(block) if self.weight_ else None
+            found = self._search(block, opinions, k, self.weight_, exclude_seen)
+            items.append(found.items)
+            scores.append(found.scores)
+        return Recommendations(self.name, histories.user_ids, np.concatenate(items), np.concatenate(scores))
 
     def _opinions(self, histories: Histories) -> NDArray[np.float64]:
         """Return the other part's log-probability of every item [U, N]."""
@@ -160,16 +168,14 @@ class Guided(MadeOfParts):
         )
         return opinions
 
-    def _lists(self, histories: Histories, k: int, weight: float, exclude_seen: bool) -> Recommendations:
-        items, scores = [], []
-        for start in range(0, len(histories), self.users_at_once):
-            block = histories[start : start + self.users_at_once]
-            if weight:
-                found = self.llm.recommend_guided(
-                    block, k, self._opinions(block), weight, exclude_seen=exclude_seen
-                )
-            else:
-                found = self.llm.recommend(block, k, exclude_seen=exclude_seen)
-            items.append(found.items)
-            scores.append(found.scores)
-        return Recommendations(self.name, histories.user_ids, np.concatenate(items), np.concatenate(scores))
+    def _search(
+        self,
+        histories: Histories,
+        opinions: NDArray[np.float64] | None,
+        k: int,
+        weight: float,
+        exclude_seen: bool,
+    ) -> Recommendations:
+        if not weight or opinions is None:
+            return self.llm.recommend(histories, k, exclude_seen=exclude_seen)
+        return self.llm.recommend_guided(histories, k, opinions, weight, exclude_seen=exclude_seen)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llmrec.data.histories import Holdout
 from llmrec.recommenders.base import ScoringRecommender
 
-__all__ = ["holdout_gains", "holdout_metrics"]
+__all__ = ["holdout_gains", "holdout_metrics", "listed_gains"]
 
 
 def holdout_metrics(
@@ -48,3 +48,11 @@ def holdout_gains(
         found = (rank <= k) & np.isfinite(own[:, 0].numpy())
         gains.append(np.where(found, 1 / np.log2(rank + 1), 0.0))
     return np.concatenate(gains)
+
+
+def listed_gains(items: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return each user's NDCG [U] by lists that are there already [U, k], for a recommender that makes nothing else."""
+    gains = np.zeros(len(items))
+    user, rank = np.nonzero(items == targets[:, None])
+    gains[user] = 1 / np.log2(rank + 2)
+    return gains

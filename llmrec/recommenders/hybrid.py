@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.data.catalog import Catalog
-from llmrec.data.histories import Histories, Holdout
+from llmrec.data.histories import Histories
 from llmrec.data.split import Split
 from llmrec.errors import ConfigError, DataError
 from llmrec.recommenders.comparable import Fusion, comparable, new_items
@@ -131,14 +131,13 @@ class Hybrid(MadeOfParts):
                 f"{where}.weights: got {dict(weights)}; expected a number of 0 or more for each of "
                 f"{', '.join(map(str, parts))}, not all 0, or none, to have them chosen on the validation users"
             )
-        steps, users = options.get("steps"), options.get("validation_users")
+        steps = options.get("steps")
         if steps is not None and (steps < 1 or _ways(len(parts), steps) > _MOST_ASKED):
             problems.append(
                 f"{where}.steps: got {steps}; expected 1 or more, with no more than {_MOST_ASKED:,} ways to divide 1 among "
                 f"{len(parts)} parts"
             )
-        if users is not None and users < 1:
-            problems.append(f"{where}.validation_users: got {users}; expected 1 or more, or null for all")
+        problems += cls.validation_problems(options, where)
         return problems
 
     def fit(self, split: Split) -> None:
@@ -176,10 +175,6 @@ class Hybrid(MadeOfParts):
             "users": gains.shape[1],
         }
 
-    def validation(self, split: Split) -> Holdout:
-        """Return the validation users by whom weights are chosen."""
-        return split.valid.select(split.valid.sample_rows(self.validation_users, self.seed))
-
     def _validate(self, split: Split, grid: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return each validation user's NDCG@10 under each of some weights [G, U]; a part scores a user once."""
         gains = []
@@ -188,11 +183,6 @@ class Hybrid(MadeOfParts):
             fused = (np.tensordot(weights, scores, 1) for weights in grid)
             gains.append([given_gains(f, holdout, exclude_seen=split.protocol.exclude_seen) for f in fused])
         return np.concatenate(gains, axis=1)
-
-    def blocks(self, users: Holdout) -> Iterator[Holdout]:
-        """Yield as many users as are scored at once."""
-        for start in range(0, len(users), self.users_at_once):
-            yield users.select(np.arange(start, min(start + self.users_at_once, len(users))))
 
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return the weighted sum of the parts' comparable scores, or the scores of a part that has all the weight [U, N]."""

@@ -37,6 +37,7 @@ from llmrec.finetune.new_tokens import NewTokens
 from llmrec.finetune.objective import NextItemLoss
 from llmrec.finetune.train import Step, Validate, finetune
 from llmrec.prompts.verbalize import Verbalizer
+from llmrec.recommenders.holdout import listed_gains
 from llmrec.settings import Decoding, Finetune
 
 __all__ = ["LLMRecommender", "NewTokenStart", "alternatives_of"]
@@ -197,8 +198,7 @@ class LLMRecommender:
         def ndcg(process: int, processes: int) -> tuple[float, int]:
             part = split.valid.select(rows[process::processes])
             found = self._lists(part.histories, 10, split.protocol.exclude_seen, part.target_timestamps)
-            hit, rank = np.nonzero(found.items == part.target_items[:, None])
-            return float((1 / np.log2(rank + 2)).sum()) if len(hit) else 0.0, len(part)
+            return float(listed_gains(found.items, part.target_items).sum()), len(part)
 
         def loss(process: int, processes: int) -> tuple[float, int]:
             part = split.valid.select(rows[process::processes])
@@ -309,7 +309,8 @@ class LLMRecommender:
     ) -> None:
         """Fill in the lists of some users."""
         decoding, k = self.decoding, items.shape[1]
-        if guide is None and decoding.search == "free":
+        search = decoding.search if guide is None else "beam"  # only what is looked at can be steered
+        if search == "free":
             lists = self._free_search(prompts, max(decoding.beam_width, k))
             for row, texts, hidden in zip(rows, lists, exclude, strict=True):
                 named = self.verbalizer.read([text for _, text in texts])
@@ -318,7 +319,7 @@ class LLMRecommender:
                 scores[row, : len(found)] = [texts[place][0] for place, _ in found]
                 self.beam_tokens_ += sum(len(text) for _, text in texts)
             return
-        if guide is None and decoding.search == "exact":
+        if search == "exact":
             exact = score_catalogue(self.model, self.trie, prompts, normalisation=decoding.normalisation)
             items[rows], scores[rows] = top_items(exact.scores, exclude, k)
             self.certified_[rows] = True

@@ -5,7 +5,7 @@ Shapes: P parts, U users, N items of the catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,9 @@ class MadeOfParts(ScoringRecommender):
         The recommenders by name.
     """
 
+    validation_users: int | None = None  # by whom weights are chosen: a sample of so many; None is all
+    seed: int = 0  # of the sample
+
     def __init__(self, parts: Parts, name: str, **injected: Any) -> None:
         self.name = name
         self.parts_: dict[str, ScoringRecommender] = {
@@ -78,11 +81,28 @@ class MadeOfParts(ScoringRecommender):
             problems += found
         return problems
 
+    @staticmethod
+    def validation_problems(options: Mapping[str, Any], where: str) -> list[str]:
+        """Return what is wrong with the number of validation users."""
+        users = options.get("validation_users")
+        if users is None or users >= 1:
+            return []
+        return [f"{where}.validation_users: got {users}; expected 1 or more, or null for all"]
+
     @property
     def device_(self) -> str:
         """The GPU of the first part that has one, or the CPU."""
         devices = [str(getattr(part, "device_", "cpu")) for part in self.parts_.values()]
         return next((d for d in devices if d != "cpu"), "cpu")
+
+    def validation(self, split: Split) -> Holdout:
+        """Return the validation users by whom weights are chosen."""
+        return split.valid.select(split.valid.sample_rows(self.validation_users, self.seed))
+
+    def blocks(self, users: Holdout) -> Iterator[Holdout]:
+        """Yield as many users as are scored at once."""
+        for start in range(0, len(users), self.users_at_once):
+            yield users.select(np.arange(start, min(start + self.users_at_once, len(users))))
 
     def fit_parts(self, split: Split) -> None:
         """Fit each."""

@@ -74,11 +74,12 @@ class SVD(ScoringRecommender):
         # A singular vector is defined up to its sign.
         self._vectors = vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
         self._values = values
+        self._reading = self._vectors * self._scale[:, None]  # [N, D]
 
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return how much of each item is in the reconstruction of the history [U, N]; 0 for an item without events."""
         history: sparse.csr_array = recency_matrix(histories, len(self._scale), self.decay)
-        features = history @ (self._vectors * self._scale[:, None])  # [U, D]
+        features = history @ self._reading  # [U, D]
         scores: NDArray[np.float64] = (features @ self._vectors.T) / self._scale
         return scores
 
