@@ -4,7 +4,9 @@
     python benchmarks/sasrec_peers.py --peer-python ENV/bin/python [--data FOLDER/amazon-beauty --suite eval/amazon-beauty.yaml]
 
 Both sides have 64 features, 2 blocks, 2 heads, 50 events, dropout 0.2, AdamW or Adam at 0.001, a softmax over all items and one
-thread; with ``--suite eval/amazon-beauty.yaml`` dropout, events, most epochs and patience are the suite's on both sides. Each has its own batches, windows and loss otherwise, as its defaults have them. Both are validated after each epoch by
+thread; with ``--suite eval/amazon-beauty.yaml`` dropout, heads, events, most epochs and patience are the suite's on both sides. Each has its
+own batches, windows and loss otherwise, as its defaults have them. RecTools is fitted on epoch by epoch (``fit_partial``), which
+starts Adam's averages again each time: a few of an epoch's hundreds of steps. Both are validated after each epoch by
 NDCG@10 over the whole catalogue, seen items masked, and stop after as many epochs without a better value. RecTools' seconds are
 those of training alone, ours include the validation. RecTools runs in its own environment (``sasrec_peers_side.py``), from
 the same events. Kept in results/sasrec_peers_NAME.json.
@@ -87,7 +89,7 @@ def main() -> None:
         mine = ours(split, settings)
         side = Path(__file__).with_name("sasrec_peers_side.py")
         limits = [settings["max_epochs"], settings["patience"], arguments.peer_seconds]
-        size = [settings.get("dropout", 0.2), settings.get("max_len", 50)]
+        size = [settings.get("dropout", 0.2), settings.get("max_len", 50), settings.get("heads", 2)]
         subprocess.run(
             [arguments.peer_python, "-W", "ignore", str(side), folder, *map(str, limits + size)], check=True
         )

@@ -1,4 +1,4 @@
-"""RecTools' side of ``sasrec_peers.py``: ``FOLDER EPOCHS PATIENCE SECONDS DROPOUT EVENTS``; needs RecTools and torch."""
+"""RecTools' side of ``sasrec_peers.py``: ``FOLDER EPOCHS PATIENCE SECONDS DROPOUT EVENTS HEADS``; needs RecTools and torch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 folder, epochs, patience = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 limit, dropout, events = float(sys.argv[4]), float(sys.argv[5]), int(sys.argv[6])
+heads = int(sys.argv[7])
 
 
 def dataset(part: str) -> Dataset:
@@ -51,7 +52,7 @@ train, valid, test = dataset("train"), dataset("valid"), dataset("test")
 model = SASRecModel(
     n_factors=64,
     n_blocks=2,
-    n_heads=2,
+    n_heads=heads,
     session_max_len=events,
     dropout_rate=dropout,
     loss="softmax",
