@@ -6,8 +6,10 @@ Shapes: E events, U users, I items of the log.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -24,6 +26,7 @@ from llmrec.settings import Cleaning, Columns, Privacy
 __all__ = ["EncodedLog", "as_ids", "broken_rows", "encode_log", "hash_ids", "hash_key", "single_values"]
 
 _FILES = 65_535
+_PARTS = 16  # of a pool: 160,000 users are 10,000 in each
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +176,7 @@ class _Encoder:
             leave_out("too early", times < self.earliest)
         leave_out("in the future", times > self.latest)
         encoded = {
-            **_codes(user=(self.users, users), item=(self.items, items)),
+            **_numbers(user=(self.users, users), item=(self.items, items)),
             "timestamp": times,
             "origin": pl.repeat(origin, len(frame), dtype=pl.UInt16, eager=True),
             "row": pl.Series(batch.rows).cast(pl.UInt32),
@@ -182,7 +185,7 @@ class _Encoder:
             kind = as_ids(frame[names.event], cleaning.missing)
             if cleaning.events is not None:
                 leave_out("other kinds of event", ~kind.is_in(list(cleaning.events)).fill_null(False), kind)
-            encoded |= _codes(event=(self.kinds, kind))
+            encoded |= _numbers(event=(self.kinds, kind))
         if names.rating is not None:
             rating = frame[names.rating].cast(pl.Float64, strict=False)
             rating = rating.set(~rating.is_finite(), None)
@@ -261,33 +264,49 @@ _FORMS = {
 
 
 class _Pool:
-    """Texts that have been seen, each with a number. One of its own: numbers of a shared one depend on what else was read."""
+    """Texts that have been seen, each with a number. One of its own: numbers of a shared one depend on what else was read.
+
+    It is in parts by the texts' hashes, and a batch goes through them one by one: a part's table stays in a core's cache, where
+    that of all texts of a large log does not, and a lookup takes three times as long (docs/data.md).
+    """
 
     def __init__(self) -> None:
-        self.kind = pl.Categorical(pl.Categories.random())
-        self.alive = pl.Series(
-            [], dtype=self.kind
-        )  # polars forgets the texts with the last column that has them
+        self.kinds = [pl.Categorical(pl.Categories.random()) for _ in range(_PARTS)]
+        # polars forgets the texts with the last column that has them.
+        self.alive = [pl.Series([], dtype=kind) for kind in self.kinds]
+
+    def numbers(self, texts: pl.Series) -> pl.Series:
+        """Return the number of each text, null where there is none."""
+        part = (texts.hash() % _PARTS).cast(pl.UInt8).to_numpy()
+        order = np.argsort(part, kind="stable")  # of bytes: a radix sort
+        grouped = texts.gather(order)
+        stops = np.bincount(part, minlength=_PARTS).cumsum()
+        numbers = np.empty(len(texts), dtype=np.uint32)
+        for which, (start, stop) in enumerate(itertools.pairwise([0, *stops.tolist()])):
+            places = grouped[start:stop].cast(self.kinds[which]).to_physical().fill_null(0)
+            numbers[order[start:stop]] = places.to_numpy() * _PARTS + which
+        found = pl.Series(numbers)
+        return found.set(texts.is_null(), None) if texts.null_count() else found
 
     def sorted(self) -> tuple[pl.Series, pl.Series]:
         """Return all texts in order, and for each number its place among them.
 
         Numbers depend on which batch, and which thread, met a text first; places do not.
         """
-        texts = self.kind.categories.to_series()
-        order = texts.arg_sort()
-        rank = np.empty(len(texts), dtype=np.uint32)
-        rank[order.to_numpy()] = np.arange(len(texts), dtype=np.uint32)
-        return texts.gather(order), pl.Series(rank)
+        texts = [kind.categories.to_series() for kind in self.kinds]
+        every = pl.concat(texts)
+        number = np.concatenate([np.arange(len(t)) * _PARTS + which for which, t in enumerate(texts)])
+        order = every.arg_sort().to_numpy()
+        rank = np.zeros(max(map(len, texts)) * _PARTS, dtype=np.uint32)
+        rank[number[order]] = np.arange(len(every), dtype=np.uint32)
+        return every.gather(order), pl.Series(rank)
 
 
-def _codes(**columns: tuple[_Pool, pl.Series]) -> dict[str, pl.Series]:
+def _numbers(**columns: tuple[_Pool, pl.Series]) -> dict[str, pl.Series]:
     """Return the numbers of texts in their pools, null where there is none; columns on a thread each."""
-    texts = pl.DataFrame({name: column for name, (_, column) in columns.items()})
-    # Half of the time of reading a large log: the tables do not fit into a core's cache.
-    return texts.select(
-        pl.col(name).cast(pool.kind).to_physical() for name, (pool, _) in columns.items()
-    ).to_dict()
+    with ThreadPoolExecutor() as threads:
+        found = threads.map(lambda column: column[0].numbers(column[1]), columns.values())
+        return dict(zip(columns, found, strict=True))
 
 
 def hash_key(privacy: Privacy) -> bytes | None:
