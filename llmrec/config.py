@@ -137,6 +137,7 @@ class RunConfig(Section):
                 f"identifiers.collaborative_system is {self.identifiers.collaborative_system!r} and "
                 f"{self.collaborative_reasons[0]} needs its item vectors; expected one of the systems: {known}"
             )
+        problems += self._teacher_problems()
         if max(self.evaluation.cutoffs, default=0) > self.evaluation.k:
             problems.append(
                 f"evaluation.cutoffs go up to {max(self.evaluation.cutoffs)}; expected none above evaluation.k = "
@@ -145,6 +146,24 @@ class RunConfig(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _teacher_problems(self) -> list[str]:
+        name, where = self.teacher, "finetune.distillation.teacher"
+        if name is None:
+            return []
+        problems = []
+        if name not in self.systems:
+            problems.append(f"{where} is {name!r}; expected one of the systems: {', '.join(self.systems)}")
+        elif self.has_language_model(name):
+            problems.append(
+                f"{where} is {name!r}, which is the language model itself or has it as a part; expected another system"
+            )
+        if self.identifiers.scheme != "token" or self.finetune.loss != "catalogue":
+            problems.append(
+                f"{where} is set; expected identifiers.scheme: token and finetune.loss: catalogue with it, since a teacher speaks "
+                "of items and not of the tokens of their names"
+            )
+        return problems
 
     def _decoding_problems(self) -> list[str]:
         problems = []
@@ -213,6 +232,11 @@ class RunConfig(Section):
     def prompt_timezone(self) -> str:
         """The zone in which prompts tell the time."""
         return self.prompt.timezone or self.data.cleaning.timezone
+
+    @property
+    def teacher(self) -> str | None:
+        """The system that the language model learns from, where there is one."""
+        return self.finetune.distillation.teacher if self.language_systems else None
 
     @property
     def collaborative_reasons(self) -> list[str]:

@@ -81,7 +81,7 @@ class Case:
             checkpoints=checkpoints,
         )
 
-    def objective(self, seed=3):
+    def objective(self, seed=3, soft_targets=None):
         n = len(self.identifiers.new_tokens)
         first = len(self.tokenizer) - n
         base = self.base()
@@ -103,8 +103,14 @@ class Case:
             )
         else:
             model = add_lora(base, self.settings, seed)
-        smoothing = self.settings.label_smoothing
-        return NextItemLoss(model, self.alternatives, new, label_smoothing=smoothing).eval()
+        return NextItemLoss(
+            model,
+            self.alternatives,
+            new,
+            label_smoothing=self.settings.label_smoothing,
+            soft_targets=soft_targets,
+            teacher_weight=self.settings.distillation.weight,
+        ).eval()
 
     def examples(self, epoch=0):
         rng = np.random.default_rng(epoch) if epoch else None

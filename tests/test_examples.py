@@ -100,11 +100,12 @@ def test_micro_batches_are_the_batch(lengths, most, processes):
 
 def test_collated_positions_predict_their_labels():
     examples = [
-        Example(np.array([5, 6, 7, 8]), np.array([1, 2]), np.array([0, 3]), 1),
-        Example(np.array([9, 4]), np.array([0]), np.array([1]), 1),
+        Example(np.array([5, 6, 7, 8]), np.array([1, 2]), np.array([0, 3]), 1, np.array([7, 8])),
+        Example(np.array([9, 4]), np.array([0]), np.array([1]), 1, np.array([-1])),
     ]
     batch = collate(examples)
     assert batch.token_ids.tolist() == [[5, 6, 7, 8], [9, 4, 0, 0]]
     assert batch.token_ids.flatten()[batch.positions + 1].tolist() == batch.labels.tolist() == [7, 8, 4]
     assert batch.prefixes.tolist() == [0, 3, 1]
+    assert batch.events.tolist() == [7, 8, -1]
     assert collate([]).labels.tolist() == []

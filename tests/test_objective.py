@@ -81,7 +81,13 @@ def _first(example, case, n):
         for i in history.items[1:]
     ]
     kept = sum(per_target[:n])
-    return replace(example, positions=example.positions[:kept], prefixes=example.prefixes[:kept], targets=n)
+    return replace(
+        example,
+        positions=example.positions[:kept],
+        prefixes=example.prefixes[:kept],
+        events=example.events[:kept],
+        targets=n,
+    )
 
 
 # Over the vocabulary the whole head would have to be computed from the vectors: refused below.

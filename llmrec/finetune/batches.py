@@ -31,6 +31,7 @@ class Batch:
     positions: Tensor  # [P] into [B * T]
     labels: Tensor  # [P] the token to be predicted
     prefixes: Tensor  # [P] or [0] where there are no alternatives
+    events: Tensor  # [P] the training event that is predicted; -1 where it is none
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
@@ -107,10 +108,12 @@ def collate(examples: Sequence[Example]) -> Batch:
     """Pad examples on the right and point to their predictions."""
     width = max((len(e) for e in examples), default=1)
     ids = np.zeros((max(len(examples), 1), width), dtype=np.int64)
-    positions, labels, prefixes = ([np.empty(0, np.int64)] for _ in range(3))
+    positions, labels, prefixes, events = ([np.empty(0, np.int64)] for _ in range(4))
     for row, e in enumerate(examples):
         ids[row, : len(e)] = e.token_ids
         positions.append(row * width + e.positions)
         labels.append(e.token_ids[e.positions + 1])
         prefixes.append(e.prefixes)
-    return Batch(*(torch.from_numpy(a) for a in (ids, *map(np.concatenate, (positions, labels, prefixes)))))
+        events.append(e.events)
+    flat = map(np.concatenate, (positions, labels, prefixes, events))
+    return Batch(*(torch.from_numpy(a) for a in (ids, *flat)))

@@ -34,6 +34,7 @@ class Alternatives:
     indptr: NDArray[np.integer]  # [S + 1] what may follow prefix s is code[indptr[s]:indptr[s + 1]]
     code: NDArray[np.integer]  # [E] places in the alphabet
     prefixes: Sequence[NDArray[np.integer]]  # [N] the prefix before each token of an item's identifier
+    places: NDArray[np.integer]  # [N] place in the alphabet of each identifier's last token
 
     @property
     def has_choice(self) -> NDArray[np.bool_]:
@@ -49,6 +50,7 @@ class Example:
     positions: NDArray[np.int64]  # [P] the token at each of these predicts the next one
     prefixes: NDArray[np.int64]  # [P] what stands of the identifier there: a row of Alternatives
     targets: int  # events to be predicted
+    events: NDArray[np.int64]  # [P] the training event that each prediction is of; -1 where it is none
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -91,9 +93,14 @@ def one_target_windows(windows: Windows, histories: Histories, max_events: int) 
 
 
 def training_examples(
-    verbalizer: Verbalizer, histories: Histories, windows: Windows, alternatives: Alternatives | None
+    verbalizer: Verbalizer,
+    histories: Histories,
+    windows: Windows,
+    alternatives: Alternatives | None,
+    *,
+    held_out: bool = False,
 ) -> list[Example]:
-    """Verbalise windows; see :func:`example`."""
+    """Verbalise windows; see :func:`example`. ``held_out`` says that the histories are not the training histories."""
     users = histories.indptr.searchsorted(windows.start, side="right") - 1
     return [
         example(
@@ -105,6 +112,7 @@ def training_examples(
             ),
             int(first - start),
             alternatives,
+            None if held_out else int(first),
         )
         for user, start, first, stop in zip(
             users, windows.start, windows.first_target, windows.stop, strict=True
@@ -112,7 +120,9 @@ def training_examples(
     ]
 
 
-def example(document: Document, first_target: int, alternatives: Alternatives | None) -> Example:
+def example(
+    document: Document, first_target: int, alternatives: Alternatives | None, first_event: int | None = None
+) -> Example:
     """Return what is learned from a document.
 
     Parameters
@@ -121,21 +131,26 @@ def example(document: Document, first_target: int, alternatives: Alternatives | 
         Events before this one are context only. Nothing precedes the very first, so it is at least 1.
     alternatives
         Given these, tokens that must follow are left out: under a loss over the allowed tokens they cost nothing.
+    first_event
+        Which of the training histories' events the first target is; ``None`` where it is none of them.
     """
+    events: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     positions: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     prefixes: list[NDArray[np.integer]] = [np.empty(0, np.int64)]
     choice = alternatives.has_choice if alternatives is not None else None
     spans = zip(document.items, document.starts, document.stops, strict=True)
-    for item, start, stop in list(spans)[first_target:]:
+    for nth, (item, start, stop) in enumerate(list(spans)[first_target:]):
         at = np.arange(start - 1, stop - 1)
         if alternatives is not None and choice is not None:
             before = alternatives.prefixes[item]
             at, before = at[choice[before]], before[choice[before]]
             prefixes.append(before)
         positions.append(at)
+        events.append(np.full(len(at), -1 if first_event is None else first_event + nth))
     return Example(
         document.token_ids,
         np.concatenate(positions),
         np.concatenate(prefixes).astype(np.int64),
         len(document.items) - first_target,
+        np.concatenate(events),
     )

@@ -1,7 +1,7 @@
 """What is minimised: the negative log-probability of the next items.
 
 Shapes: B documents, T tokens, D features, P predictions, A tokens of the catalogue's alphabet, n new tokens,
-c allowed tokens of all predictions together.
+c allowed tokens of all predictions together, E events of the training histories, K items of a teacher.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from llmrec.errors import ConfigError
 from llmrec.finetune.batches import Batch
 from llmrec.finetune.examples import Alternatives
 from llmrec.finetune.new_tokens import NewTokens
+from llmrec.finetune.soft_targets import SoftTargets
 from llmrec.tensors import logsumexp_by_row
 
 __all__ = ["NextItemLoss"]
@@ -38,17 +39,24 @@ class NextItemLoss(nn.Module):
         Embeddings of tokens that the pretrained model lacks.
     label_smoothing
         Probability mass spread evenly over the allowed tokens (Szegedy et al. 2016).
+    soft_targets, teacher_weight
+        What a teacher expects at the training events, and its share of the target: the loss is the cross-entropy with
+        ``(1 - weight) y + weight q``, where y is the item that came next, smoothed, and q the teacher's distribution (Hinton,
+        Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network", section 2; here with one temperature, the teacher's).
 
     Raises
     ------
     ConfigError
         The model computes its logits by more than a matrix product, so they cannot be had for some tokens only; or the
-        whole vocabulary is asked for with new tokens that are made from vectors.
+        whole vocabulary is asked for with new tokens that are made from vectors; or identifiers are longer than one token
+        and there are soft targets.
     """
 
     alphabet: Tensor  # [A]
     indptr: Tensor  # [S + 1]
-    code: Tensor  # [E]
+    code: Tensor  # [c]
+    soft_places: Tensor  # [E, K] in the alphabet
+    soft_shares: Tensor  # [E, K]
 
     def __init__(
         self,
@@ -57,12 +65,21 @@ class NextItemLoss(nn.Module):
         new_tokens: NewTokens | None = None,
         *,
         label_smoothing: float = 0.0,
+        soft_targets: SoftTargets | None = None,
+        teacher_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        self.teacher_weight = 0.0 if soft_targets is None else teacher_weight
         self.model, self.new_tokens, self.label_smoothing = model, new_tokens, label_smoothing
         self.over_catalogue = alternatives is not None
         # Which layers accelerate makes units of, where weights are spread over devices (FSDP).
         self._no_split_modules = getattr(model.get_base_model(), "_no_split_modules", None)
+        if soft_targets is not None and not _one_token_each(alternatives):
+            raise ConfigError(
+                "finetune.distillation.teacher is set, and identifiers are not one token each, or the loss is over the whole "
+                "vocabulary. Expected identifiers.scheme: token and finetune.loss: catalogue with it, since a teacher speaks of "
+                "items."
+            )
         if alternatives is None:
             if new_tokens is not None and new_tokens.aligned:
                 raise ConfigError(
@@ -77,12 +94,15 @@ class NextItemLoss(nn.Module):
                 "finetune.loss: catalogue; set it to vocab."
             )
 
-        def buffer(name: str, values: Any) -> None:
-            self.register_buffer(name, torch.as_tensor(np.asarray(values, np.int64)), persistent=False)
+        def buffer(name: str, values: Any, kind: Any = np.int64) -> None:
+            self.register_buffer(name, torch.as_tensor(np.asarray(values, kind)), persistent=False)
 
         buffer("alphabet", alternatives.alphabet)
         buffer("indptr", alternatives.indptr)
         buffer("code", alternatives.code)
+        if soft_targets is not None:
+            buffer("soft_places", alternatives.places[soft_targets.items], np.int32)
+            buffer("soft_shares", soft_targets.probabilities, np.float16)
         # With a single prefix, the empty one, every prediction is over the whole alphabet.
         self.one_choice = len(alternatives.indptr) == 2
         if new_tokens is None or new_tokens.temperature is None:
@@ -94,13 +114,17 @@ class NextItemLoss(nn.Module):
                 "null."
             )
 
-    def forward(self, token_ids: Tensor, positions: Tensor, labels: Tensor, prefixes: Tensor) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, positions: Tensor, labels: Tensor, prefixes: Tensor, events: Tensor
+    ) -> Tensor:
         """Return the summed loss of a :class:`Batch`."""
         if not self.over_catalogue:
             return self._over_vocabulary(token_ids, positions, labels)
         states = self._states(token_ids).flatten(0, 1)[positions]  # [P, D]
         logits = self._logits(states).float()  # [P, A]
         target = torch.searchsorted(self.alphabet, labels)
+        if self.teacher_weight:
+            return self._distilled(logits, target, events)
         if self.one_choice:
             return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="sum")
         own = logits.gather(1, target[:, None])[:, 0]
@@ -118,8 +142,18 @@ class NextItemLoss(nn.Module):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the summed loss of a batch."""
-        result: Tensor = self(batch.token_ids, batch.positions, batch.labels, batch.prefixes)
+        result: Tensor = self(batch.token_ids, batch.positions, batch.labels, batch.prefixes, batch.events)
         return result
+
+    def _distilled(self, logits: Tensor, target: Tensor, events: Tensor) -> Tensor:
+        """Return the summed cross-entropy with the mixture of events and teacher; without the latter for event -1."""
+        places, shares = self.soft_places[events].long(), self.soft_shares[events].float()  # [P, K]
+        mean = logits.mean(dim=1)
+        hard = logits.gather(1, target[:, None])[:, 0].lerp(mean, self.label_smoothing)
+        soft = (shares * logits.gather(1, places)).sum(dim=1) + (1 - shares.sum(dim=1)) * mean
+        weight = self.teacher_weight * (events >= 0)
+        # Both targets sum to 1, so the sum over the items is the same for them.
+        return (logits.logsumexp(dim=1) - hard.lerp(soft, weight)).sum()
 
     def _over_vocabulary(self, token_ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
         width = token_ids.shape[1]
@@ -156,6 +190,13 @@ class NextItemLoss(nn.Module):
         head = self.model.get_base_model().get_output_embeddings()
         bias = getattr(head, "bias", None)
         return head.weight[self.alphabet], None if bias is None else bias[self.alphabet]
+
+
+def _one_token_each(alternatives: Alternatives | None) -> bool:
+    """Say whether every item is one token of the alphabet, and no two the same."""
+    return alternatives is not None and len(alternatives.alphabet) == len(alternatives.prefixes) == len(
+        alternatives.code
+    )
 
 
 @torch.no_grad()

@@ -152,7 +152,7 @@ def finetune(
         for at, part in enumerate(mine):
             last = at == len(mine) - 1
             with nullcontext() if last else accelerator.no_sync(model), precision():
-                loss = model(part.token_ids, part.positions, part.labels, part.prefixes)
+                loss = model(part.token_ids, part.positions, part.labels, part.prefixes, part.events)
             with nullcontext() if last else accelerator.no_sync(model):
                 accelerator.backward(loss * (accelerator.num_processes / targets))
             total += loss.detach()

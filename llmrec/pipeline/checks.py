@@ -15,6 +15,7 @@ from llmrec.pipeline.parts import (
     model_shape,
     pick_device,
 )
+from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.registry import RECOMMENDERS
 
 __all__ = ["recipe_problems"]
@@ -39,7 +40,7 @@ def recipe_problems(config: RunConfig) -> list[str]:
 
     attempt(pick_device, config.model.device)
     problems += _missing_parts(config)
-    problems += _collaborative(config)
+    problems += _collaborative(config) + _teacher(config)
     model = attempt(model_shape, config)
     tokenizer = attempt(load_base_tokenizer, config)
     scheme = attempt(_scheme, config)
@@ -136,6 +137,19 @@ def _collaborative(config: RunConfig) -> list[str]:
     return [
         f"identifiers.collaborative_system is {name!r}, a {kind}, which has no item vectors. Expected a system of the "
         f"kind {' or '.join(able)}."
+    ]
+
+
+def _teacher(config: RunConfig) -> list[str]:
+    """Return why the teacher of the distillation cannot teach."""
+    from llmrec.recommenders.registry import recommender_class
+
+    name = config.teacher
+    if name is None or issubclass(recommender_class(config.systems[name].kind_as(name)), ScoringRecommender):
+        return []
+    return [
+        f"finetune.distillation.teacher is {name!r}, which does not score all items. Expected a recommender that does (a "
+        "ScoringRecommender)."
     ]
 
 

@@ -30,11 +30,13 @@ from llmrec.recommenders.llm_scores import LanguageModel, LanguageModelScores
 from llmrec.recommenders.parts import MadeOfParts
 from llmrec.recommenders.registry import build_recommender
 from llmrec.recommenders.sequential import SequentialRecommender
+from llmrec.settings import Distillation
 
 __all__ = ["estimate"]
 
 Row = tuple[str, str, float, str]  # stage, work, seconds, what was measured
 
+_ASKED = 256  # users whose scores tell how long a teacher takes for an event
 _STEPS = 3  # the first is slower than the rest (memory is laid out), so it is not counted
 
 
@@ -50,7 +52,7 @@ def estimate(config: RunConfig) -> None:
         if name in {*config.llm_systems, *config.language_systems[:1]}:
             rows += _language_model(config, name, split, catalog)
         if name not in config.llm_systems:
-            rows.append(_other(config, name, split, catalog, trained))
+            rows += _other(config, name, split, catalog, trained)
     table = Table("stage", "work", "estimated time", "measured on")
     for stage, work, seconds, measured in rows:
         table.add_row(stage, work, clock(seconds), measured)
@@ -71,7 +73,13 @@ def _language_model(config: RunConfig, name: str, split: Split, catalog: Catalog
     validation = config.finetune.validation
     unvalidated = validation.model_copy(update={"every": None})
     settings = config.finetune.model_copy(
-        update={"steps": _STEPS, "save_steps": _STEPS + 1, "validation": unvalidated, "report_to": ()}
+        update={
+            "steps": _STEPS,
+            "save_steps": _STEPS + 1,
+            "validation": unvalidated,
+            "report_to": (),
+            "distillation": Distillation(),  # a step takes as long with a teacher as without
+        }
     )
     steps: list[Step] = []
     users = sample_rows(config, split)
@@ -120,7 +128,7 @@ def _language_model(config: RunConfig, name: str, split: Split, catalog: Catalog
     return [*rows, *lists]
 
 
-def _other(config: RunConfig, name: str, split: Split, catalog: Catalog, trained: set[str]) -> Row:
+def _other(config: RunConfig, name: str, split: Split, catalog: Catalog, trained: set[str]) -> list[Row]:
     seeds = config.systems[name].seeds
     language_model = None
     if config.has_language_model(name):
@@ -129,7 +137,24 @@ def _other(config: RunConfig, name: str, split: Split, catalog: Catalog, trained
         name, config.systems[name], seed=config.seed, catalog=catalog, language_model=language_model
     )
     work, seconds, measured = _fit(recommender, split, len(sample_rows(config, split)), trained)
-    return f"recommend {name}", (f"{seeds} times {work}" if seeds > 1 else work), seconds * seeds, measured
+    times = f"{seeds} times {work}" if seeds > 1 else work
+    rows: list[Row] = [(f"recommend {name}", times, seconds * seeds, measured)]
+    return [*rows, _teach(name, recommender, split)] if name == config.teacher else rows
+
+
+def _teach(name: str, teacher: Any, split: Split) -> Row:
+    """Estimate how long a teacher takes to be asked about all training events."""
+    few = split.valid.histories[:_ASKED]
+    seconds = 0.0
+    for part in teacher.parts_.values() if isinstance(teacher, MadeOfParts) else (teacher,):
+        if isinstance(part, SequentialRecommender):
+            part.max_epochs = 1  # one that was "trained before" is not trained yet
+            part.fit(split)
+        started = time.monotonic()
+        part.score(few)
+        seconds += time.monotonic() - started
+    events = len(split.train.items)
+    return f"teach by {name}", f"{events:,} training events", seconds / len(few) * events, f"{len(few)} users"
 
 
 def _untrained(config: RunConfig, split: Split, catalog: Catalog) -> LanguageModel:

@@ -22,7 +22,7 @@ from llmrec.pipeline.keys import finetune_key
 from llmrec.pipeline.memory import peak_memory, reset_peak_memory
 from llmrec.pipeline.model_card import model_card
 from llmrec.pipeline.parts import language_parts, load_language_model
-from llmrec.pipeline.recommend_stage import collaborative_vectors, run_identifiers
+from llmrec.pipeline.recommend_stage import collaborative_vectors, run_identifiers, soft_targets
 from llmrec.pipeline.training_bar import training_bar
 from llmrec.progress import clock, say
 
@@ -49,6 +49,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
     model = load_language_model(config, tokens=parts.vocabulary, training=True)
     parameters = model.num_parameters()
     start = new_token_start(model, config, catalog, parts, vectors)
+    taught = soft_targets(config, split, catalog)
     reset_peak_memory()
     started = time.monotonic()
     with training_bar() as on_step:
@@ -59,6 +60,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
             finetune=config.finetune,
             decoding=config.decoding,
             new_tokens=start,
+            soft_targets=taught,
             checkpoints=checkpoints / "checkpoints",
             logs=config.output / "logs",
             seed=config.seed,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ from numpy.typing import NDArray
 
 from llmrec.config import RunConfig
 from llmrec.data.catalog import Catalog
-from llmrec.data.recommendations import replacing
 from llmrec.data.split import Split
 from llmrec.errors import ConfigError
 from llmrec.identifiers.base import ItemIdentifiers
@@ -28,8 +25,6 @@ __all__ = [
     "identifiers_for",
     "identifiers_stage",
     "new_token_start",
-    "read_vectors",
-    "write_vectors",
 ]
 
 Vectors = Callable[[], NDArray[np.float32]]
@@ -116,25 +111,3 @@ def new_token_start(
         mean_of_items(rows, ids, new.start, len(new)),
         mean_of_items(vectors(), ids, new.start, len(new)) if aligned else None,
     )
-
-
-def write_vectors(path: Path, vectors: NDArray[np.float32], key: dict[str, Any]) -> None:
-    """Write item vectors [N, d] with the settings that decided them."""
-    from safetensors.numpy import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        save_file({"items": np.ascontiguousarray(vectors)}, temporary, metadata={"key": json.dumps(key)})
-
-
-def read_vectors(path: Path, key: dict[str, Any]) -> NDArray[np.float32] | None:
-    """Return item vectors, or ``None`` where there are none of these settings."""
-    from safetensors import safe_open
-
-    if not path.is_file():
-        return None
-    with safe_open(path, "numpy") as file:
-        if json.loads(file.metadata()["key"]) != json.loads(json.dumps(key)):
-            return None
-        vectors: NDArray[np.float32] = file.get_tensor("items")
-    return vectors

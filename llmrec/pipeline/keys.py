@@ -21,6 +21,7 @@ __all__ = [
     "own_settings",
     "prepare_key",
     "recommend_key",
+    "soft_targets_key",
     "weights_key",
 ]
 
@@ -55,9 +56,20 @@ def finetune_key(config: RunConfig) -> dict[str, Any]:
         del dumped["finetune"][name]
     for name in ("device", "attention", "trust_remote_code"):
         del dumped["model"][name]
+    taught = {}
+    if config.teacher is None:
+        del dumped["finetune"]["distillation"]
+    else:
+        taught = {"teacher": recommend_key(config, config.teacher)}
     template = config.prompt.template
     text = Path(template).read_text(encoding="utf-8") if Path(template).is_file() else template
-    return {**identifiers_key(config), **dumped, "template_text": text}
+    return {**identifiers_key(config), **dumped, **taught, "template_text": text}
+
+
+def soft_targets_key(config: RunConfig, teacher: str) -> dict[str, Any]:
+    """Return what decides what a teacher expects at the training events."""
+    top_items = config.finetune.distillation.top_items
+    return {**recommend_key(config, teacher), "top_items": top_items}
 
 
 def weights_key(config: RunConfig) -> dict[str, Any]:
@@ -100,7 +112,7 @@ def own_settings(key: Mapping[str, Any]) -> dict[str, Any]:
     """
     elsewhere = ("data", "files", "split", "seed", "training_seed", "evaluation")
     return {
-        name: own_settings(value) if name in ("vectors", "language_model") else value
+        name: own_settings(value) if name in ("vectors", "teacher", "language_model") else value
         for name, value in key.items()
         if name not in elsewhere
     }

@@ -17,18 +17,20 @@ from llmrec.data.recommendations import Recommendations, read_meta, write_recomm
 from llmrec.data.split import Split
 from llmrec.errors import ArtefactError
 from llmrec.eval.evaluate import Cost
+from llmrec.finetune.soft_targets import SoftTargets
 from llmrec.identifiers.base import ItemIdentifiers
 from llmrec.pipeline.adapter import adapter_digest, adapter_meta
 from llmrec.pipeline.artefacts import check_key
 from llmrec.pipeline.decoder import language_model_part, open_decoder
-from llmrec.pipeline.identifiers_stage import identifiers_stage, read_vectors, write_vectors
+from llmrec.pipeline.identifiers_stage import identifiers_stage
 from llmrec.pipeline.keys import finetune_key, identifiers_key, recommend_key
 from llmrec.pipeline.memory import peak_memory, reset_peak_memory
 from llmrec.pipeline.parts import language_parts, pick_device, sample_rows
+from llmrec.pipeline.sources import leave, products
 from llmrec.progress import bar, clock, say
 from llmrec.recommenders.registry import build_recommender, takes_seed
 
-__all__ = ["recommend_stage", "run_identifiers", "collaborative_vectors"]
+__all__ = ["collaborative_vectors", "make_sources", "recommend_stage", "run_identifiers", "soft_targets"]
 
 
 def recommend_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
@@ -49,13 +51,31 @@ def run_identifiers(config: RunConfig, split: Split, catalog: Catalog) -> ItemId
 
 def collaborative_vectors(config: RunConfig, split: Split, catalog: Catalog) -> NDArray[np.float32]:
     """Return the item vectors of ``identifiers.collaborative_system`` [N, d]; fits that system if need be."""
-    name = config.identifiers.collaborative_system
-    path, key = config.output / "vectors" / f"{name}.safetensors", recommend_key(config, name)
-    found = read_vectors(path, key)
+    vectors: NDArray[np.float32] = _left(config, "vectors", split, catalog)["items"]
+    return vectors
+
+
+def soft_targets(config: RunConfig, split: Split, catalog: Catalog) -> SoftTargets | None:
+    """Return what the teacher of ``finetune.distillation`` expects at the training events; fits it if need be."""
+    if config.teacher is None:
+        return None
+    found = _left(config, "soft targets", split, catalog)
+    return SoftTargets(found["items"], found["probabilities"])
+
+
+def make_sources(config: RunConfig, split: Split, catalog: Catalog) -> None:
+    """Make all that the language model takes from other systems, if it is not there."""
+    for what in products(config):
+        _left(config, what, split, catalog)
+
+
+def _left(config: RunConfig, what: str, split: Split, catalog: Catalog) -> dict[str, NDArray[Any]]:
+    product = products(config)[what]
+    found = product.read(config.output)
     if found is None:
         # Its lists are made on the way, so that it is not fitted twice.
-        _recommend_one(config, name, config.seed, split, catalog, again=True)
-        found = read_vectors(path, key)
+        _recommend_one(config, product.system, config.seed, split, catalog, again=True)
+        found = product.read(config.output)
         assert found is not None
     return found
 
@@ -182,13 +202,8 @@ def _recommend_other(
         tokens_trained=int(trained["counts"]["tokens"]) if "counts" in trained else None,
         device=_device_words(str(getattr(recommender, "device_", "cpu"))),
     )
-    collaborative = name == config.identifiers.collaborative_system and bool(config.collaborative_reasons)
-    if collaborative and seed == config.seed:
-        write_vectors(
-            config.output / "vectors" / f"{name}.safetensors",
-            recommender.item_vectors(),
-            recommend_key(config, name),
-        )
+    if seed == config.seed:
+        leave(config, name, recommender, split, config.output)
     meta: dict[str, Any] = {
         "cost": asdict(cost),
         "epochs": getattr(recommender, "history_", []),
@@ -211,13 +226,17 @@ def _recommend_other(
 
 
 def _fit_seconds(config: RunConfig, trained: dict[str, Any]) -> float | None:
-    """Return the seconds of the language model's training, and of the system whose vectors it uses."""
+    """Return the seconds of the language model's training, and of the systems that it takes something from."""
     seconds: float | None = trained.get("seconds")
-    if seconds is None or not config.collaborative_reasons:
-        return seconds
-    path = config.output / "recommendations" / f"{config.identifiers.collaborative_system}.parquet"
-    meta = (read_meta(path) if path.is_file() else None) or {}
-    return seconds + (meta.get("cost", {}).get("fit_seconds") or 0.0)
+    if seconds is None:
+        return None
+    needed = products(config)
+    for name in {product.system for product in needed.values()}:
+        path = config.output / "recommendations" / f"{name}.parquet"
+        meta = (read_meta(path) if path.is_file() else None) or {}
+        seconds += meta.get("cost", {}).get("fit_seconds") or 0.0
+    taught = needed["soft targets"].read(config.output) if "soft targets" in needed else None
+    return seconds + (float(taught["seconds"][0]) if taught else 0.0)
 
 
 def _device_words(device: str) -> str:

@@ -146,7 +146,9 @@ def llm_notes(config: RunConfig, name: str, shown_as: str | None = None) -> LLMN
         model=config.model.name + layers,
         parameters=trained.get("parameters"),
         trainable_parameters=trained.get("trainable_parameters"),
-        adapter=f"LoRA, rank {config.finetune.lora_rank}, {where}" if trained else "trained elsewhere",
+        adapter=f"LoRA, rank {config.finetune.lora_rank}, {where}{_teacher_words(config)}"
+        if trained
+        else "trained elsewhere",
         identifiers=_identifier_words(config),
         tokens_trained=int(counts["tokens"]) if counts else None,
         targets_trained=int(counts["targets"]) if counts else None,
@@ -189,6 +191,13 @@ def _identifier_words(config: RunConfig) -> str:
             f"; uses the item vectors of {label(settings.collaborative_system)}, whose time is counted in"
         )
     return words
+
+
+def _teacher_words(config: RunConfig) -> str:
+    if config.teacher is None:
+        return ""
+    share = config.finetune.distillation.weight
+    return f"; {share:.0%} of what it learns is the view of {label(config.teacher)}, whose time is counted in"
 
 
 def _decoding_words(decoding: Decoding, max_events: int) -> str:

@@ -13,11 +13,7 @@ from llmrec.pipeline.artefacts import locked
 from llmrec.pipeline.finetune_stage import finetune_stage
 from llmrec.pipeline.parts import pick_device
 from llmrec.pipeline.prepare_stage import prepare
-from llmrec.pipeline.recommend_stage import (
-    collaborative_vectors,
-    recommend_stage,
-    run_identifiers,
-)
+from llmrec.pipeline.recommend_stage import make_sources, recommend_stage, run_identifiers
 from llmrec.progress import say
 
 __all__ = ["dry_run", "finetune", "run"]
@@ -87,8 +83,7 @@ def finetune(config_path: Path, overrides: Sequence[str] = ()) -> Path:
         if state.is_main_process:
             split, catalog = prepare(config)
             run_identifiers(config, split, catalog)
-            if config.collaborative_reasons:
-                collaborative_vectors(config, split, catalog)
+            make_sources(config, split, catalog)
         # The others read what the first has written.
         state.wait_for_everyone()
         if not state.is_main_process:

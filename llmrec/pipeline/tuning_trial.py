@@ -13,10 +13,9 @@ from llmrec.data.split import Split
 from llmrec.eval.metrics import parse_metric, target_ranks
 from llmrec.pipeline.decoder import open_decoder
 from llmrec.pipeline.finetune_stage import finetune_stage
-from llmrec.pipeline.identifiers_stage import read_vectors, write_vectors
-from llmrec.pipeline.keys import recommend_key
 from llmrec.pipeline.parts import language_parts
 from llmrec.pipeline.recommend_stage import run_identifiers
+from llmrec.pipeline.sources import leave, products
 from llmrec.pipeline.tuning_study import OnEpoch
 from llmrec.progress import bar
 from llmrec.recommenders.registry import build_recommender, recommender_class
@@ -62,12 +61,11 @@ def measure_language_model(
     Parameters
     ----------
     folder
-        The tuning's folder. Item vectors that were fitted for an earlier trial are there; the directory of this trial,
+        The tuning's folder. What other systems have left for an earlier trial is there; the directory of this trial,
         ``config.output``, is below it and is removed when the trial is over. A killed training goes on in it.
     """
     try:
-        if config.collaborative_reasons:
-            _bring_vectors(config, split, catalog, folder / "vectors")
+        _bring_sources(config, split, catalog, folder)
         finetune_stage(config, split, catalog)
         parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
         users = validation_users(config, name, split)
@@ -92,24 +90,22 @@ def measure_language_model(
     return value
 
 
-def _bring_vectors(config: RunConfig, split: Split, catalog: Catalog, kept: Path) -> None:
-    """Put the collaborative system's item vectors where the run directory of a trial has them, fitted once for all."""
-    name = config.identifiers.collaborative_system
-    path, key = kept / f"{name}.safetensors", recommend_key(config, name)
-    vectors = read_vectors(path, key)
-    if vectors is None:
-        with bar(f"Fitting {name} for its item vectors, epochs") as progress:
-            recommender = build_recommender(
-                name,
-                config.systems[name],
-                seed=config.seed,
-                catalog=catalog,
-                on_epoch=lambda epoch, of, metrics: progress(epoch, of),
-            )
-            recommender.fit(split)
-        vectors = recommender.item_vectors()
-        write_vectors(path, vectors, key)
-    write_vectors(config.output / "vectors" / path.name, vectors, key)
+def _bring_sources(config: RunConfig, split: Split, catalog: Catalog, kept: Path) -> None:
+    """Put what the language model takes from other systems where the run directory of a trial has it, made once for all."""
+    for product in products(config).values():
+        if product.read(kept) is None:
+            with bar(f"Fitting {product.system} for the language model, epochs") as progress:
+                recommender = build_recommender(
+                    product.system,
+                    config.systems[product.system],
+                    seed=config.seed,
+                    catalog=catalog,
+                    on_epoch=lambda epoch, of, metrics: progress(epoch, of),
+                )
+                recommender.fit(split)
+            leave(config, product.system, recommender, split, kept)
+        (config.output / product.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(kept / product.path, config.output / product.path)
 
 
 def _metric(config: RunConfig, recs: Recommendations, users: Holdout) -> float:

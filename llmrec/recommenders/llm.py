@@ -35,6 +35,7 @@ from llmrec.finetune.examples import (
 from llmrec.finetune.lora import add_lora
 from llmrec.finetune.new_tokens import NewTokens
 from llmrec.finetune.objective import NextItemLoss
+from llmrec.finetune.soft_targets import SoftTargets
 from llmrec.finetune.train import Step, Validate, finetune
 from llmrec.prompts.verbalize import Verbalizer
 from llmrec.recommenders.holdout import listed_gains
@@ -64,7 +65,11 @@ def alternatives_of(trie: CompiledTrie) -> Alternatives:
             prefixes[i].append(n)
         item, node = item[node > 0], node[node > 0]
     return Alternatives(
-        trie.alphabet, trie.indptr, trie.code, [np.array(p[::-1], dtype=np.int64) for p in prefixes]
+        trie.alphabet,
+        trie.indptr,
+        trie.code,
+        [np.array(p[::-1], dtype=np.int64) for p in prefixes],
+        trie.code[trie.leaf - 1],
     )
 
 
@@ -84,6 +89,8 @@ class LLMRecommender:
     new_tokens
         How the embeddings of new tokens start, where the identifiers have any; the model must have room for them
         (:func:`llmrec.new_rows.make_room`).
+    soft_targets
+        What the teacher of ``finetune.distillation`` expects at the training events; needed where there is one.
     checkpoints
         Folder in which :meth:`fit` keeps what a killed run goes on from; needed for ``fit`` only.
     logs
@@ -121,6 +128,7 @@ class LLMRecommender:
         finetune: Finetune,
         decoding: Decoding,
         new_tokens: NewTokenStart | None = None,
+        soft_targets: SoftTargets | None = None,
         checkpoints: Path | None = None,
         logs: Path | None = None,
         seed: int = 0,
@@ -130,6 +138,7 @@ class LLMRecommender:
     ) -> None:
         self.model, self.verbalizer, self.trie = model, verbalizer, trie
         self.finetune, self.decoding, self.new_tokens = finetune, decoding, new_tokens
+        self.soft_targets = soft_targets
         self.checkpoints, self.logs, self.seed, self.name = checkpoints, logs, seed, name
         self.on_progress, self.on_step = on_progress, on_step
         self.history_: list[dict[str, float]] = []
@@ -146,6 +155,8 @@ class LLMRecommender:
         if self.checkpoints is None:
             raise ValueError("fit needs a folder for checkpoints")
         settings, start = self.finetune, self.new_tokens
+        if settings.distillation.teacher is not None and self.soft_targets is None:
+            raise ValueError("finetune.distillation has a teacher, and fit needs its soft targets")
         self.model = add_lora(self.model, settings, self.seed, None if start is None else start.ids)
         new = None
         if start is not None:
@@ -158,7 +169,14 @@ class LLMRecommender:
                 seed=self.seed,
             )
         alternatives = alternatives_of(self.trie) if settings.loss == "catalogue" else None
-        objective = NextItemLoss(self.model, alternatives, new, label_smoothing=settings.label_smoothing)
+        objective = NextItemLoss(
+            self.model,
+            alternatives,
+            new,
+            label_smoothing=settings.label_smoothing,
+            soft_targets=self.soft_targets,
+            teacher_weight=settings.distillation.weight,
+        )
         self.trained_parameters_ = sum(p.numel() for p in objective.parameters() if p.requires_grad)
 
         def examples(epoch: int) -> list[Example]:
@@ -205,7 +223,9 @@ class LLMRecommender:
             whole = part.with_targets()
             last = whole.indptr[1:] - 1
             begin = np.maximum(whole.indptr[:-1], last - self.verbalizer.max_events)
-            read = training_examples(self.verbalizer, whole, Windows(begin, last, last + 1), alternatives)
+            read = training_examples(
+                self.verbalizer, whole, Windows(begin, last, last + 1), alternatives, held_out=True
+            )
             lengths = np.array([len(e) for e in read])
             budget = max(self.finetune.micro_batch_tokens or self.finetune.batch_tokens, int(lengths.max()))
             total = 0.0

@@ -8,6 +8,7 @@ from llmrec.settings.evaluation import EvaluationSettings, Tuned, Tuning
 from llmrec.settings.language import (
     TIME_STYLES,
     Decoding,
+    Distillation,
     Finetune,
     Identifiers,
     LanguageModel,
@@ -25,6 +26,7 @@ __all__ = [
     "Data",
     "Decoding",
     "EvaluationSettings",
+    "Distillation",
     "Finetune",
     "Identifiers",
     "LanguageModel",

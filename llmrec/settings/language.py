@@ -155,6 +155,19 @@ class Validation(Section):
     """Validations without a better value before training stops."""
 
 
+class Distillation(Section):
+    """Learning from another recommender, a teacher, beside the events (Hinton et al. 2015): with identifiers.scheme: token only."""
+
+    teacher: str | None = None
+    """Name of the system in 'systems' to learn from; null for none. Any that scores all items and has no language model in
+    it, a hybrid too. It is fitted first, on the training histories alone."""
+    weight: float = Field(default=0.5, gt=0, le=1)
+    """Share of the target that is the teacher's distribution over the items; the rest is the item that came next."""
+    top_items: int = Field(default=100, ge=1)
+    """Most probable items of the teacher that are kept for each training event; what is left is spread over all. Disk and
+    memory grow with it: 6 bytes each."""
+
+
 class Finetune(Section):
     """LoRA fine-tuning on the training histories."""
 
@@ -197,6 +210,7 @@ class Finetune(Section):
     target_modules: str | tuple[str, ...] = "all-linear"
     """Layers that get an adapter: all-linear (the head excepted), or names such as [q_proj, v_proj]."""
     new_tokens: NewTokens = NewTokens()
+    distillation: Distillation = Distillation()
     validation: Validation = Validation()
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: a third more time for a fraction of the memory."""

@@ -1,0 +1,84 @@
+"""What the language model takes from other systems of the run: item vectors, and a teacher's view of the training events.
+
+A system leaves what is wanted of it when it is fitted for its lists, so that it is fitted once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.config import RunConfig
+from llmrec.data.split import Split
+from llmrec.pipeline.keys import recommend_key, soft_targets_key
+from llmrec.pipeline.tensor_files import read_tensors, write_tensors
+from llmrec.progress import bar, clock, say
+from llmrec.recommenders.teacher import teach
+
+__all__ = ["Product", "leave", "products"]
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Product:
+    """Arrays that a system leaves for the language model."""
+
+    system: str
+    path: Path  # in a run directory
+    key: dict[str, Any]
+    make: Callable[[Any, Split], Arrays]  # of the fitted recommender
+
+    def read(self, folder: Path) -> Arrays | None:
+        """Return the arrays in a run directory; ``None`` if they are not there."""
+        return read_tensors(folder / self.path, self.key)
+
+
+def products(config: RunConfig) -> dict[str, Product]:
+    """Return what the language model of a run needs of other systems: ``vectors``, ``soft targets``, both or nothing."""
+    found = {}
+    if config.collaborative_reasons:
+        name = config.identifiers.collaborative_system
+        path = Path("vectors") / f"{name}.safetensors"
+        found["vectors"] = Product(name, path, recommend_key(config, name), _vectors)
+    if (teacher := config.teacher) is not None:
+        path = Path("teacher") / f"{teacher}.safetensors"
+        found["soft targets"] = Product(
+            teacher,
+            path,
+            soft_targets_key(config, teacher),
+            lambda recommender, split: _taught(config, recommender, split),
+        )
+    return found
+
+
+def leave(config: RunConfig, name: str, recommender: Any, split: Split, folder: Path) -> None:
+    """Write what is wanted of a fitted system, if anything is."""
+    for product in products(config).values():
+        if product.system == name:
+            write_tensors(folder / product.path, product.make(recommender, split), product.key)
+
+
+def _vectors(recommender: Any, split: Split) -> Arrays:
+    return {"items": recommender.item_vectors()}
+
+
+def _taught(config: RunConfig, recommender: Any, split: Split) -> Arrays:
+    started = time.monotonic()
+    with bar(f"Asking {recommender.name} about the training, events") as progress:
+        targets, temperature = teach(
+            recommender, split, config.finetune.distillation.top_items, seed=config.seed, on_progress=progress
+        )
+    seconds = time.monotonic() - started
+    kept = float(targets.probabilities.sum(axis=1, dtype=np.float64).mean())
+    say(
+        f"{recommender.name}: asked about {len(targets.items):,} training events in {clock(seconds)}; temperature {temperature:.2f}, "
+        f"{kept:.0%} of the probability is on the {targets.items.shape[1]:,} items that are kept."
+    )
+    return {"items": targets.items, "probabilities": targets.probabilities, "seconds": np.array([seconds])}
