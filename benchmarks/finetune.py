@@ -34,7 +34,7 @@ from llmrec.models import load_model, load_tokenizer
 from llmrec.new_rows import make_room
 from llmrec.prompts.template import load_template
 from llmrec.prompts.verbalize import Verbalizer
-from llmrec.recommenders.llm import alternatives_of
+from llmrec.recommenders.llm_training import alternatives_of
 from llmrec.settings import Finetune, Identifiers, NewTokens
 
 MODEL = "smollm2-135m"

@@ -23,7 +23,7 @@ from llmrec.identifiers.index import by_appearance
 from llmrec.pipeline import identifiers_stage
 from llmrec.pipeline.recommend_stage import collaborative_vectors
 from llmrec.prompts.verbalize import Document
-from llmrec.recommenders import llm
+from llmrec.recommenders import llm, llm_training
 from llmrec.recommenders.llm_scores import LanguageModel
 from llmrec.recommenders.popularity import Popularity
 from llmrec.recommenders.registry import RECOMMENDERS, build_recommender, recommender_class
@@ -190,8 +190,8 @@ def test_the_language_model_is_trained_on_training_events_only(examples, strateg
         read.append([make_examples(epoch) for epoch in (0, 1)])
         return SimpleNamespace(log=[], validations=[], best_step=0)
 
-    monkeypatch.setattr(llm, "add_lora", lambda model, *rest: model)
-    monkeypatch.setattr(llm, "NextItemLoss", lambda *a, **kw: SimpleNamespace(parameters=list))
+    monkeypatch.setattr(llm_training, "add_lora", lambda model, *rest: model)
+    monkeypatch.setattr(llm_training, "NextItemLoss", lambda *a, **kw: SimpleNamespace(parameters=list))
     monkeypatch.setattr(llm, "finetune", finetune)
     settings = Finetune(examples=examples, loss="vocab")
     splits = two_futures(strategy)

@@ -15,7 +15,8 @@ from llmrec.config import RunConfig
 from llmrec.config_file import load_config
 from llmrec.errors import ArtefactError, ConfigError
 from llmrec.pipeline import tuning
-from llmrec.pipeline.tuning_spaces import SPACES, Choices, Range, read_spaces
+from llmrec.pipeline.tuning_defaults import SPACES
+from llmrec.pipeline.tuning_spaces import Choices, Range, read_spaces
 from llmrec.pipeline.tuning_study import Study
 from llmrec.recommenders.registry import RECOMMENDERS
 from llmrec.settings import Tuning

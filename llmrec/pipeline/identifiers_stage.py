@@ -97,7 +97,7 @@ def new_token_start(
 ) -> Any:
     """Return what the embeddings of new tokens start from; ``None`` where there are none."""
     from llmrec.finetune.new_tokens import mean_of_items, title_rows
-    from llmrec.recommenders.llm import NewTokenStart
+    from llmrec.recommenders.llm_training import NewTokenStart
 
     new = parts.new_tokens
     if new is None:

@@ -6,71 +6,31 @@ Shapes: U users, K recommendations.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from llmrec.data.histories import Histories
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
-from llmrec.data.windows import Windows
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
 from llmrec.decoding.free import FreeCounts, Scored, free_search
 from llmrec.decoding.guidance import Guide
 from llmrec.decoding.search import BeamResult
 from llmrec.decoding.trie import CompiledTrie
-from llmrec.finetune.batches import collate, plan_epoch
-from llmrec.finetune.examples import (
-    Alternatives,
-    Example,
-    one_target_windows,
-    training_examples,
-    training_windows,
-)
-from llmrec.finetune.lora import add_lora
-from llmrec.finetune.new_tokens import NewTokens
-from llmrec.finetune.objective import NextItemLoss
 from llmrec.finetune.soft_targets import SoftTargets
 from llmrec.finetune.train import Step, Validate, finetune
 from llmrec.prompts.verbalize import Verbalizer
 from llmrec.recommenders.holdout import listed_gains
+from llmrec.recommenders.llm_training import NewTokenStart, Training
 from llmrec.settings import Decoding, Finetune
 
-__all__ = ["LLMRecommender", "NewTokenStart", "alternatives_of"]
+__all__ = ["LLMRecommender"]
 
 OnProgress = Callable[[int, int], None]  # (done, of how many)
-
-
-@dataclass(frozen=True, eq=False)
-class NewTokenStart:
-    """What the embeddings of n new tokens start from, see :class:`~llmrec.finetune.new_tokens.NewTokens`."""
-
-    ids: range  # [n]
-    rows: NDArray[np.float32]  # [n, D]
-    vectors: NDArray[np.float32] | None  # [n, d] collaborative
-
-
-def alternatives_of(trie: CompiledTrie) -> Alternatives:
-    """Return a trie's arrays as training uses them."""
-    prefixes: list[list[int]] = [[] for _ in range(trie.n_items)]
-    item, node = np.arange(trie.n_items), trie.leaf.astype(np.int64)
-    while len(item):
-        node = trie.parent(node)
-        for i, n in zip(item.tolist(), node.tolist(), strict=True):
-            prefixes[i].append(n)
-        item, node = item[node > 0], node[node > 0]
-    return Alternatives(
-        trie.alphabet,
-        trie.indptr,
-        trie.code,
-        [np.array(p[::-1], dtype=np.int64) for p in prefixes],
-        trie.code[trie.leaf - 1],
-    )
 
 
 class LLMRecommender:
@@ -154,48 +114,22 @@ class LLMRecommender:
         """Add LoRA adapters and train them, and new tokens, on windows of the training histories."""
         if self.checkpoints is None:
             raise ValueError("fit needs a folder for checkpoints")
-        settings, start = self.finetune, self.new_tokens
+        settings = self.finetune
         if settings.distillation.teacher is not None and self.soft_targets is None:
             raise ValueError("finetune.distillation has a teacher, and fit needs its soft targets")
-        self.model = add_lora(self.model, settings, self.seed, None if start is None else start.ids)
-        new = None
-        if start is not None:
-            new = NewTokens(
-                self.model,
-                start.rows,
-                start.vectors,
-                temperature=settings.new_tokens.temperature,
-                dropout=settings.new_tokens.dropout,
-                seed=self.seed,
-            )
-        alternatives = alternatives_of(self.trie) if settings.loss == "catalogue" else None
-        objective = NextItemLoss(
-            self.model,
-            alternatives,
-            new,
-            label_smoothing=settings.label_smoothing,
-            soft_targets=self.soft_targets,
-            teacher_weight=settings.distillation.weight,
+        training = Training(
+            self.model, self.verbalizer, self.trie, settings, self.new_tokens, self.soft_targets, self.seed
         )
-        self.trained_parameters_ = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-
-        def examples(epoch: int) -> list[Example]:
-            # In the first pass the newest window of each user is full; later ones show events in other contexts.
-            rng = np.random.default_rng([self.seed, epoch, 1]) if epoch else None
-            windows = training_windows(
-                split.train, self.verbalizer.max_events, settings.windows_per_user, rng
-            )
-            if settings.examples == "one-target":
-                windows = one_target_windows(windows, split.train, self.verbalizer.max_events)
-            return training_examples(self.verbalizer, split.train, windows, alternatives)
+        self.model = training.model
+        self.trained_parameters_ = training.trained_parameters
 
         outcome = finetune(
-            objective,
-            examples,
+            training.objective,
+            lambda epoch: training.examples(split.train, epoch),
             settings,
             checkpoints=self.checkpoints,
             seed=self.seed,
-            validate=self._validator(objective, split, alternatives),
+            validate=self._validate(training, split),
             on_step=self.on_step,
             logs=self.logs,
             run_name=self.name,
@@ -206,33 +140,19 @@ class LLMRecommender:
             outcome.best_step,
         )
 
-    def _validator(
-        self, objective: NextItemLoss, split: Split, alternatives: Alternatives | None
-    ) -> Validate:
+    def _validate(self, training: Training, split: Split) -> Validate:
         """Return the function that measures the metric of ``finetune.validation``."""
         settings = self.finetune.validation
-        rows = split.valid.sample_rows(settings.users, self.seed)
+        users = split.valid.select(split.valid.sample_rows(settings.users, self.seed))
 
         def ndcg(process: int, processes: int) -> tuple[float, int]:
-            part = split.valid.select(rows[process::processes])
+            part = users.select(np.arange(process, len(users), processes))
             found = self._lists(part.histories, 10, split.protocol.exclude_seen, part.target_timestamps)
             return float(listed_gains(found.items, part.target_items).sum()), len(part)
 
         def loss(process: int, processes: int) -> tuple[float, int]:
-            part = split.valid.select(rows[process::processes])
-            whole = part.with_targets()
-            last = whole.indptr[1:] - 1
-            begin = np.maximum(whole.indptr[:-1], last - self.verbalizer.max_events)
-            read = training_examples(
-                self.verbalizer, whole, Windows(begin, last, last + 1), alternatives, held_out=True
-            )
-            lengths = np.array([len(e) for e in read])
-            budget = max(self.finetune.micro_batch_tokens or self.finetune.batch_tokens, int(lengths.max()))
-            total = 0.0
-            with torch.inference_mode():
-                for batch in plan_epoch(lengths, budget, np.random.default_rng(0)):
-                    total += float(objective.loss(collate([read[i] for i in batch]).to(self.model.device)))
-            return total, len(part)
+            part = users.select(np.arange(process, len(users), processes))
+            return training.held_out_loss(part), len(part)
 
         return ndcg if settings.metric == "ndcg@10" else loss
 
