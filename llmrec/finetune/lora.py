@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers.trainer_utils import set_seed
 
 from llmrec.errors import ConfigError, nearest
 from llmrec.settings import Finetune
 
-__all__ = ["add_lora", "target_problems"]
+__all__ = ["add_lora", "go_on_from", "target_problems"]
+
+_MATRIX = re.compile(r"(.+\.lora_[AB])\.weight")
 
 
 def add_lora(model: Any, settings: Finetune, seed: int, new_tokens: range | None = None) -> Any:
@@ -56,6 +63,43 @@ def add_lora(model: Any, settings: Finetune, seed: int, new_tokens: range | None
             trainable_token_indices=indices,
         ),
     )
+
+
+@torch.no_grad()
+def go_on_from(model: Any, folder: Path) -> None:
+    """Replace the fresh adapters of :func:`add_lora` by those of an adapter in PEFT's format.
+
+    Rows of new tokens in it are those of other items, and stay behind.
+
+    Raises
+    ------
+    ConfigError
+        There is no adapter, or it has other matrices than the model's: of another model, rank or other layers.
+    """
+    where, expected = f"finetune.start_from is {str(folder)!r}", "Expected an adapter in PEFT's format"
+    try:
+        found = load_file(folder / "adapter_model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{where}, and no adapter can be read there ({error}). {expected}.") from None
+    theirs = {m[1]: tensor for name, tensor in found.items() if (m := _MATRIX.fullmatch(name))}
+    ours = {
+        name.removesuffix(".default.weight"): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
+    different = sorted(
+        name
+        for name in theirs.keys() | ours.keys()
+        if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape
+    )
+    if different:
+        here, there = (tuple(x[different[0]].shape) if different[0] in x else "none" for x in (ours, theirs))
+        raise ConfigError(
+            f"{where}, and {len(different)} of its matrices differ from this model's: {different[0]} is {there} there and {here} "
+            f"here. {expected} of the same model.name, model.keep_layers, finetune.lora_rank and finetune.target_modules."
+        )
+    for name, parameter in ours.items():
+        parameter.copy_(theirs[name])
 
 
 def target_problems(settings: Finetune, layers: Iterable[str]) -> list[str]:

@@ -107,6 +107,9 @@ def finetune(
     optimizer: Any = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     model, optimizer = accelerator.prepare(objective, optimizer)
     plan = Plan(examples, settings, seed)
+    if not plan.steps:
+        _finish(objective)
+        return Outcome([], [], 0)
     scheduler = get_scheduler(
         {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule),
         getattr(optimizer, "optimizer", optimizer),
@@ -200,10 +203,15 @@ def finetune(
         load_best(checkpoints, best_step, model)
     if settings.report_to:
         accelerator.end_training()
+    _finish(objective)
+    return Outcome(log, stopping.seen, best_step)
+
+
+def _finish(objective: NextItemLoss) -> None:
+    """Leave a model to be decoded and saved."""
     objective.eval()
     if objective.new_tokens is not None:
         objective.new_tokens.materialise()
-    return Outcome(log, stopping.seen, best_step)
 
 
 def _groups(objective: NextItemLoss, settings: Finetune) -> list[dict[str, Any]]:
@@ -236,9 +244,7 @@ def _validated(objective: NextItemLoss, validate: Validate | None, accelerator: 
     """Return the mean of the metric over all processes' users."""
     if validate is None:
         raise ValueError("finetune.validation asks for validation, and no function for it was given")
-    objective.eval()
-    if objective.new_tokens is not None:
-        objective.new_tokens.materialise()
+    _finish(objective)
     value, n = validate(accelerator.process_index, accelerator.num_processes)
     both: torch.Tensor = accelerator.reduce(
         torch.tensor([value, n], dtype=torch.float32, device=accelerator.device), "sum"

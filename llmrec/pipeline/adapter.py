@@ -13,7 +13,7 @@ from llmrec.pipeline.artefacts import check_key, read_json
 from llmrec.pipeline.parts import LanguageParts, load_language_model, model_shape
 from llmrec.progress import say
 
-__all__ = ["adapter_digest", "adapter_meta", "check_fits", "merged_model"]
+__all__ = ["adapter_digest", "adapter_meta", "check_fits", "merged_model", "WEIGHTS"]
 
 WEIGHTS = "adapter_model.safetensors"
 

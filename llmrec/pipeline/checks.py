@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 from llmrec.config import RunConfig
 from llmrec.errors import LlmrecError
+from llmrec.pipeline.adapter import WEIGHTS, adapter_digest
 from llmrec.pipeline.parts import (
     checked_template,
     load_base_tokenizer,
@@ -40,7 +42,7 @@ def recipe_problems(config: RunConfig) -> list[str]:
 
     attempt(pick_device, config.model.device)
     problems += _missing_parts(config)
-    problems += _collaborative(config) + _teacher(config)
+    problems += _collaborative(config) + _teacher(config) + _start(config)
     model = attempt(model_shape, config)
     tokenizer = attempt(load_base_tokenizer, config)
     scheme = attempt(_scheme, config)
@@ -150,6 +152,17 @@ def _teacher(config: RunConfig) -> list[str]:
     return [
         f"finetune.distillation.teacher is {name!r}, which does not score all items. Expected a recommender that does (a "
         "ScoringRecommender)."
+    ]
+
+
+def _start(config: RunConfig) -> list[str]:
+    """Return why there is nothing to go on from."""
+    folder = config.finetune.start_from
+    if folder is None or adapter_digest(Path(folder)) is not None:
+        return []
+    return [
+        f"finetune.start_from is {folder!r}, where no {WEIGHTS} is. Expected the folder of an adapter in PEFT's format, such as the "
+        "OUTPUT/adapter of another run."
     ]
 
 

@@ -112,6 +112,8 @@ def _language_model(config: RunConfig, name: str, split: Split, catalog: Catalog
         llm.fit(split)
     per_step = float(np.mean([s.seconds for s in steps[1:]]))
     per_epoch = steps[-1].step / steps[-1].epoch
+    if not (config.finetune.steps or config.finetune.epochs):
+        return lists  # nothing is trained
     total = config.finetune.steps or max(1, round(config.finetune.epochs * per_epoch))
     rows = [("finetune", f"{total:,} steps", per_step * total, f"{_STEPS - 1} steps")]
     if validation.every is not None:

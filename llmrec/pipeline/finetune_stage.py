@@ -76,7 +76,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
         "log": llm.history_,
         "validations": llm.validations_,
         "best_step": llm.best_step_,
-        "counts": {**totals, "epochs": llm.history_[-1]["epoch"]},
+        "counts": {**totals, "epochs": llm.history_[-1]["epoch"] if llm.history_ else 0.0},
         "seconds": seconds,
         "peak_memory_bytes": peak_memory(),
         "parameters": parameters,
@@ -94,6 +94,9 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
             model_card(config, split.protocol, parts, meta),
         )
     shutil.rmtree(checkpoints, ignore_errors=True)
+    if not llm.history_:
+        say("Nothing was trained, as finetune.epochs says: the adapter is what it started from.")
+        return
     say(
         f"Fine-tuned in {clock(seconds)}: {totals['targets']:,} next items, {totals['tokens']:,} tokens "
         f"({totals['targets'] / seconds:,.0f} and {totals['tokens'] / seconds:,.0f} a second), "

@@ -56,6 +56,10 @@ def finetune_key(config: RunConfig) -> dict[str, Any]:
         del dumped["finetune"][name]
     for name in ("device", "attention", "trust_remote_code"):
         del dumped["model"][name]
+    started = dumped["finetune"].pop("start_from")
+    if started is not None:
+        # Its weights decide, and not where they lie.
+        dumped["finetune"]["start_from"] = adapter_digest(Path(started))
     taught = {}
     if config.teacher is None:
         del dumped["finetune"]["distillation"]

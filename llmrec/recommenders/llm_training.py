@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from llmrec.finetune.examples import (
     training_examples,
     training_windows,
 )
-from llmrec.finetune.lora import add_lora
+from llmrec.finetune.lora import add_lora, go_on_from
 from llmrec.finetune.new_tokens import NewTokens
 from llmrec.finetune.objective import NextItemLoss
 from llmrec.finetune.soft_targets import SoftTargets
@@ -89,6 +90,8 @@ class Training:
     ) -> None:
         self.verbalizer, self.settings, self.seed = verbalizer, settings, seed
         self.model = add_lora(model, settings, seed, None if start is None else start.ids)
+        if settings.start_from is not None:
+            go_on_from(self.model, Path(settings.start_from))
         new = None
         if start is not None:
             new = NewTokens(

@@ -171,8 +171,12 @@ class Distillation(Section):
 class Finetune(Section):
     """LoRA fine-tuning on the training histories."""
 
-    epochs: float = Field(default=1.0, gt=0)
-    """Passes over the training events; a fraction stops earlier."""
+    epochs: float = Field(default=1.0, ge=0)
+    """Passes over the training events; a fraction stops earlier. 0 trains nothing: what the model knows already, or the adapter
+    of start_from (zero-shot)."""
+    start_from: str | None = None
+    """Folder of an adapter to go on from, such as the OUTPUT/adapter of a run on other data (transfer); null for a fresh one. Of
+    the same pretrained model, rank and target_modules; embeddings of its new tokens are of other items and are not taken."""
     steps: int | None = Field(default=None, ge=1)
     """Optimiser steps, instead of epochs."""
     examples: Literal["every-event", "one-target"] = "every-event"
