@@ -137,7 +137,7 @@ class RunConfig(Section):
                 f"identifiers.collaborative_system is {self.identifiers.collaborative_system!r} and "
                 f"{self.collaborative_reasons[0]} needs its item vectors; expected one of the systems: {known}"
             )
-        problems += self._teacher_problems()
+        problems += self._teacher_problems() + self._selection_problems()
         if max(self.evaluation.cutoffs, default=0) > self.evaluation.k:
             problems.append(
                 f"evaluation.cutoffs go up to {max(self.evaluation.cutoffs)}; expected none above evaluation.k = "
@@ -147,17 +147,31 @@ class RunConfig(Section):
             raise ValueError("\n".join(problems))
         return self
 
+    def _other_system_problems(self, where: str, name: str) -> list[str]:
+        if name not in self.systems:
+            return [f"{where} is {name!r}; expected one of the systems: {', '.join(self.systems)}"]
+        if self.has_language_model(name):
+            return [
+                f"{where} is {name!r}, which is the language model itself or has it as a part; expected another system"
+            ]
+        return []
+
+    def _selection_problems(self) -> list[str]:
+        selection, where = self.finetune.selection, "finetune.selection.surrogate"
+        if self.surrogate is not None:
+            return self._other_system_problems(where, self.surrogate)
+        if selection.share < 1 and selection.by != "random":
+            return [
+                f"finetune.selection.by is {selection.by} and {where} is not set; expected a cheap one of the systems, which chooses: "
+                f"{', '.join(name for name in self.systems if not self.has_language_model(name))}"
+            ]
+        return []
+
     def _teacher_problems(self) -> list[str]:
         name, where = self.teacher, "finetune.distillation.teacher"
         if name is None:
             return []
-        problems = []
-        if name not in self.systems:
-            problems.append(f"{where} is {name!r}; expected one of the systems: {', '.join(self.systems)}")
-        elif self.has_language_model(name):
-            problems.append(
-                f"{where} is {name!r}, which is the language model itself or has it as a part; expected another system"
-            )
+        problems = self._other_system_problems(where, name)
         if self.identifiers.scheme != "token" or self.finetune.loss != "catalogue":
             problems.append(
                 f"{where} is set; expected identifiers.scheme: token and finetune.loss: catalogue with it, since a teacher speaks "
@@ -237,6 +251,13 @@ class RunConfig(Section):
     def teacher(self) -> str | None:
         """The system that the language model learns from, where there is one."""
         return self.finetune.distillation.teacher if self.language_systems else None
+
+    @property
+    def surrogate(self) -> str | None:
+        """The system that chooses the users whom the language model learns from, where one does."""
+        selection = self.finetune.selection
+        asked = self.language_systems and selection.share < 1 and selection.by != "random"
+        return selection.surrogate if asked else None
 
     @property
     def collaborative_reasons(self) -> list[str]:

@@ -21,7 +21,7 @@ from llmrec.finetune.batches import collate
 from llmrec.finetune.examples import training_examples, training_windows
 from llmrec.finetune.soft_targets import SoftTargets
 from llmrec.recommenders.svd import SVD
-from llmrec.recommenders.teacher import teach
+from llmrec.recommenders.teacher import Opinions, teach
 from llmrec.settings import Distillation, Finetune
 
 
@@ -46,7 +46,8 @@ def test_targets_are_the_softmax_of_the_teachers_scores_before_each_event(strate
     split = STRATEGIES[strategy](log_of(some_rows()), CATALOG)
     teacher = fitted(split)
     teacher.users_at_once = 7  # so that blocks end inside histories
-    targets, temperature = teach(teacher, split, k)
+    opinions = Opinions(teacher, split)
+    targets, temperature = teach(opinions, k), opinions.temperature
     assert targets.items.shape == targets.probabilities.shape == (len(split.train.items), min(k, N_ITEMS))
     event = 0
     for history in split.train:
@@ -68,7 +69,7 @@ def strategy(request):
 def test_the_temperature_makes_the_validation_targets_most_likely(strategy):
     split = STRATEGIES[strategy](log_of(some_rows()), CATALOG)
     teacher = fitted(split)
-    _, chosen = teach(teacher, split, 3)
+    chosen = Opinions(teacher, split).temperature
 
     def loss(temperature):
         found = [
@@ -85,14 +86,13 @@ def test_a_teacher_without_validation_questions_is_refused():
     split = STRATEGIES["leave-one-out"](log_of(some_rows()), CATALOG)
     teacher = fitted(split)
     with pytest.raises(DataError, match="no validation question"):
-        teach(teacher, replace(split, valid=split.valid.select(np.empty(0, np.int64))), 3)
+        Opinions(teacher, replace(split, valid=split.valid.select(np.empty(0, np.int64))))
 
 
 def test_no_target_depends_on_what_is_held_out(strategy):
-    first, second = (teach(fitted(split), split, 5) for split in two_futures(strategy))
-    np.testing.assert_array_equal(first[0].items, second[0].items)
-    np.testing.assert_array_equal(first[0].probabilities, second[0].probabilities)
-    assert first[1] == second[1]
+    first, second = (teach(Opinions(fitted(split), split), 5) for split in two_futures(strategy))
+    np.testing.assert_array_equal(first.items, second.items)
+    np.testing.assert_array_equal(first.probabilities, second.probabilities)
 
 
 def soft(n_events, n_items, k, seed=0):

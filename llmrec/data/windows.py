@@ -60,3 +60,7 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    def select(self, which: NDArray[np.bool_]) -> Windows:
+        """Return some windows [W]."""
+        return Windows(self.start[which], self.first_target[which], self.stop[which])

@@ -79,8 +79,7 @@ def training_windows(
         return cut
     user = histories.indptr.searchsorted(cut.start, side="right")
     # Windows of a user follow each other from the newest to the oldest.
-    kept = np.arange(len(cut)) - user.searchsorted(user) < per_user
-    return Windows(cut.start[kept], cut.first_target[kept], cut.stop[kept])
+    return cut.select(np.arange(len(cut)) - user.searchsorted(user) < per_user)
 
 
 def one_target_windows(windows: Windows, histories: Histories, max_events: int) -> Windows:

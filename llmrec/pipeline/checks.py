@@ -42,7 +42,7 @@ def recipe_problems(config: RunConfig) -> list[str]:
 
     attempt(pick_device, config.model.device)
     problems += _missing_parts(config)
-    problems += _collaborative(config) + _teacher(config) + _start(config)
+    problems += _collaborative(config) + _asked(config) + _start(config)
     model = attempt(model_shape, config)
     tokenizer = attempt(load_base_tokenizer, config)
     scheme = attempt(_scheme, config)
@@ -142,16 +142,25 @@ def _collaborative(config: RunConfig) -> list[str]:
     ]
 
 
-def _teacher(config: RunConfig) -> list[str]:
-    """Return why the teacher of the distillation cannot teach."""
+def _asked(config: RunConfig) -> list[str]:
+    """Return why a system that is asked about the training events has no answer."""
     from llmrec.recommenders.registry import recommender_class
+    from llmrec.recommenders.sequential import SequentialRecommender
 
-    name = config.teacher
-    if name is None or issubclass(recommender_class(config.systems[name].kind_as(name)), ScoringRecommender):
-        return []
+    by = config.finetune.selection.by
+    chooser = SequentialRecommender if by == "influence" else ScoringRecommender
+    words = {
+        ScoringRecommender: "does not score all items. Expected a recommender that does (a ScoringRecommender)",
+        SequentialRecommender: f"has no gradients, by which {by} is told. Expected a sequence model, such as sasrec",
+    }
+    wanted = (
+        ("distillation.teacher", config.teacher, ScoringRecommender),
+        ("selection.surrogate", config.surrogate, chooser),
+    )
     return [
-        f"finetune.distillation.teacher is {name!r}, which does not score all items. Expected a recommender that does (a "
-        "ScoringRecommender)."
+        f"finetune.{where} is {name!r}, which {words[able]}."
+        for where, name, able in wanted
+        if name is not None and not issubclass(recommender_class(config.systems[name].kind_as(name)), able)
     ]
 
 

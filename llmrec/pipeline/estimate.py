@@ -114,7 +114,8 @@ def _language_model(config: RunConfig, name: str, split: Split, catalog: Catalog
     per_epoch = steps[-1].step / steps[-1].epoch
     if not (config.finetune.steps or config.finetune.epochs):
         return lists  # nothing is trained
-    total = config.finetune.steps or max(1, round(config.finetune.epochs * per_epoch))
+    epochs = config.finetune.epochs * config.finetune.selection.share
+    total = config.finetune.steps or max(1, round(epochs * per_epoch))
     rows = [("finetune", f"{total:,} steps", per_step * total, f"{_STEPS - 1} steps")]
     if validation.every is not None:
         rounds = max(1, int(total / per_epoch / validation.every))

@@ -22,7 +22,7 @@ from llmrec.pipeline.keys import finetune_key
 from llmrec.pipeline.memory import peak_memory, reset_peak_memory
 from llmrec.pipeline.model_card import model_card
 from llmrec.pipeline.parts import language_parts, load_language_model
-from llmrec.pipeline.recommend_stage import collaborative_vectors, run_identifiers, soft_targets
+from llmrec.pipeline.recommend_stage import chosen_users, collaborative_vectors, run_identifiers, soft_targets
 from llmrec.pipeline.training_bar import training_bar
 from llmrec.progress import clock, say
 
@@ -50,6 +50,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
     parameters = model.num_parameters()
     start = new_token_start(model, config, catalog, parts, vectors)
     taught = soft_targets(config, split, catalog)
+    users = chosen_users(config, split, catalog)
     reset_peak_memory()
     started = time.monotonic()
     with training_bar() as on_step:
@@ -61,6 +62,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
             decoding=config.decoding,
             new_tokens=start,
             soft_targets=taught,
+            users=users,
             checkpoints=checkpoints / "checkpoints",
             logs=config.output / "logs",
             seed=config.seed,

@@ -22,6 +22,7 @@ __all__ = [
     "prepare_key",
     "recommend_key",
     "soft_targets_key",
+    "user_scores_key",
     "weights_key",
 ]
 
@@ -60,20 +61,29 @@ def finetune_key(config: RunConfig) -> dict[str, Any]:
     if started is not None:
         # Its weights decide, and not where they lie.
         dumped["finetune"]["start_from"] = adapter_digest(Path(started))
-    taught = {}
+    others = {}
     if config.teacher is None:
         del dumped["finetune"]["distillation"]
     else:
-        taught = {"teacher": recommend_key(config, config.teacher)}
+        others["teacher"] = recommend_key(config, config.teacher)
+    if config.finetune.selection.share == 1:
+        del dumped["finetune"]["selection"]
+    elif config.surrogate is not None:
+        others["surrogate"] = recommend_key(config, config.surrogate)
     template = config.prompt.template
     text = Path(template).read_text(encoding="utf-8") if Path(template).is_file() else template
-    return {**identifiers_key(config), **dumped, **taught, "template_text": text}
+    return {**identifiers_key(config), **dumped, **others, "template_text": text}
 
 
 def soft_targets_key(config: RunConfig, teacher: str) -> dict[str, Any]:
     """Return what decides what a teacher expects at the training events."""
     top_items = config.finetune.distillation.top_items
     return {**recommend_key(config, teacher), "top_items": top_items}
+
+
+def user_scores_key(config: RunConfig, surrogate: str) -> dict[str, Any]:
+    """Return what decides how a surrogate scores the training users."""
+    return {**recommend_key(config, surrogate), "by": config.finetune.selection.by}
 
 
 def weights_key(config: RunConfig) -> dict[str, Any]:
@@ -116,7 +126,7 @@ def own_settings(key: Mapping[str, Any]) -> dict[str, Any]:
     """
     elsewhere = ("data", "files", "split", "seed", "training_seed", "evaluation")
     return {
-        name: own_settings(value) if name in ("vectors", "teacher", "language_model") else value
+        name: own_settings(value) if name in ("vectors", "teacher", "surrogate", "language_model") else value
         for name, value in key.items()
         if name not in elsewhere
     }

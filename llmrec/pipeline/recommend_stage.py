@@ -29,8 +29,16 @@ from llmrec.pipeline.parts import language_parts, pick_device, sample_rows
 from llmrec.pipeline.sources import leave, products
 from llmrec.progress import bar, clock, say
 from llmrec.recommenders.registry import build_recommender, takes_seed
+from llmrec.recommenders.selection import within_budget
 
-__all__ = ["collaborative_vectors", "make_sources", "recommend_stage", "run_identifiers", "soft_targets"]
+__all__ = [
+    "chosen_users",
+    "collaborative_vectors",
+    "make_sources",
+    "recommend_stage",
+    "run_identifiers",
+    "soft_targets",
+]
 
 
 def recommend_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
@@ -61,6 +69,18 @@ def soft_targets(config: RunConfig, split: Split, catalog: Catalog) -> SoftTarge
         return None
     found = _left(config, "soft targets", split, catalog)
     return SoftTargets(found["items"], found["probabilities"])
+
+
+def chosen_users(config: RunConfig, split: Split, catalog: Catalog) -> NDArray[np.int64] | None:
+    """Return the training users that ``finetune.selection`` takes, ``None`` for all; fits the surrogate if need be."""
+    selection = config.finetune.selection
+    if selection.share == 1:
+        return None
+    if config.surrogate is None:
+        scores = np.random.default_rng(config.seed).random(len(split.train))
+    else:
+        scores = _left(config, "user scores", split, catalog)["users"]
+    return within_budget(scores, split.train, selection.share)
 
 
 def make_sources(config: RunConfig, split: Split, catalog: Catalog) -> None:
@@ -235,8 +255,8 @@ def _fit_seconds(config: RunConfig, trained: dict[str, Any]) -> float | None:
         path = config.output / "recommendations" / f"{name}.parquet"
         meta = (read_meta(path) if path.is_file() else None) or {}
         seconds += meta.get("cost", {}).get("fit_seconds") or 0.0
-    taught = needed["soft targets"].read(config.output) if "soft targets" in needed else None
-    return seconds + (float(taught["seconds"][0]) if taught else 0.0)
+    left = (product.read(config.output) or {} for product in needed.values())
+    return seconds + sum(float(arrays["seconds"][0]) for arrays in left if "seconds" in arrays)
 
 
 def _device_words(device: str) -> str:

@@ -146,7 +146,7 @@ def llm_notes(config: RunConfig, name: str, shown_as: str | None = None) -> LLMN
         model=config.model.name + layers,
         parameters=trained.get("parameters"),
         trainable_parameters=trained.get("trainable_parameters"),
-        adapter=f"LoRA, rank {config.finetune.lora_rank}, {where}{_teacher_words(config)}"
+        adapter=f"LoRA, rank {config.finetune.lora_rank}, {where}{_lesson_words(config)}"
         if trained
         else "trained elsewhere",
         identifiers=_identifier_words(config),
@@ -193,11 +193,15 @@ def _identifier_words(config: RunConfig) -> str:
     return words
 
 
-def _teacher_words(config: RunConfig) -> str:
-    if config.teacher is None:
-        return ""
-    share = config.finetune.distillation.weight
-    return f"; {share:.0%} of what it learns is the view of {label(config.teacher)}, whose time is counted in"
+def _lesson_words(config: RunConfig) -> str:
+    words, selection = "", config.finetune.selection
+    if selection.share < 1:
+        by = f"{selection.by} as {label(config.surrogate)} has it" if config.surrogate else "a random draw"
+        words += f"; learns from {selection.share:.0%} of the training events, those of users chosen by {by}"
+    if config.teacher is not None:
+        weight = config.finetune.distillation.weight
+        words += f"; {weight:.0%} of what it learns is the view of {label(config.teacher)}, whose time is counted in"
+    return words
 
 
 def _decoding_words(decoding: Decoding, max_events: int) -> str:

@@ -1,4 +1,4 @@
-"""What the language model takes from other systems of the run: item vectors, and a teacher's view of the training events.
+"""What the language model takes from other systems of the run: item vectors, a view of the training events, a choice of users.
 
 A system leaves what is wanted of it when it is fitted for its lists, so that it is fitted once.
 """
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from llmrec.config import RunConfig
 from llmrec.data.split import Split
-from llmrec.pipeline.keys import recommend_key, soft_targets_key
+from llmrec.pipeline.keys import recommend_key, soft_targets_key, user_scores_key
 from llmrec.pipeline.tensor_files import read_tensors, write_tensors
 from llmrec.progress import bar, clock, say
-from llmrec.recommenders.teacher import teach
+from llmrec.recommenders.selection import influence, uncertainty
+from llmrec.recommenders.teacher import Opinions, teach
 
 __all__ = ["Product", "leave", "products"]
 
@@ -41,7 +42,7 @@ class Product:
 
 
 def products(config: RunConfig) -> dict[str, Product]:
-    """Return what the language model of a run needs of other systems: ``vectors``, ``soft targets``, both or nothing."""
+    """Return what the language model of a run needs of other systems: ``vectors``, ``soft targets``, ``user scores``."""
     found = {}
     if config.collaborative_reasons:
         name = config.identifiers.collaborative_system
@@ -54,6 +55,13 @@ def products(config: RunConfig) -> dict[str, Product]:
             path,
             soft_targets_key(config, teacher),
             lambda recommender, split: _taught(config, recommender, split),
+        )
+    if (surrogate := config.surrogate) is not None:
+        by = config.finetune.selection.by
+        path = Path("selection") / f"{surrogate}-{by}.safetensors"
+        key = user_scores_key(config, surrogate)
+        found["user scores"] = Product(
+            surrogate, path, key, lambda recommender, split: _scored(config, recommender, split)
         )
     return found
 
@@ -69,16 +77,24 @@ def _vectors(recommender: Any, split: Split) -> Arrays:
     return {"items": recommender.item_vectors()}
 
 
+def _scored(config: RunConfig, recommender: Any, split: Split) -> Arrays:
+    started = time.monotonic()
+    if config.finetune.selection.by == "influence":
+        scores = influence(recommender, split)
+    else:
+        scores = uncertainty(recommender, split, config.seed)
+    return {"users": scores, "seconds": np.array([time.monotonic() - started])}
+
+
 def _taught(config: RunConfig, recommender: Any, split: Split) -> Arrays:
     started = time.monotonic()
     with bar(f"Asking {recommender.name} about the training, events") as progress:
-        targets, temperature = teach(
-            recommender, split, config.finetune.distillation.top_items, seed=config.seed, on_progress=progress
-        )
+        opinions = Opinions(recommender, split, config.seed)
+        targets = teach(opinions, config.finetune.distillation.top_items, progress)
     seconds = time.monotonic() - started
     kept = float(targets.probabilities.sum(axis=1, dtype=np.float64).mean())
     say(
-        f"{recommender.name}: asked about {len(targets.items):,} training events in {clock(seconds)}; temperature {temperature:.2f}, "
+        f"{recommender.name}: asked about {len(targets.items):,} training events in {clock(seconds)}; temperature {opinions.temperature:.2f}, "
         f"{kept:.0%} of the probability is on the {targets.items.shape[1]:,} items that are kept."
     )
     return {"items": targets.items, "probabilities": targets.probabilities, "seconds": np.array([seconds])}

@@ -51,6 +51,8 @@ class LLMRecommender:
         (:func:`llmrec.new_rows.make_room`).
     soft_targets
         What the teacher of ``finetune.distillation`` expects at the training events; needed where there is one.
+    users
+        The training users to learn from, where that is not all of them.
     checkpoints
         Folder in which :meth:`fit` keeps what a killed run goes on from; needed for ``fit`` only.
     logs
@@ -89,6 +91,7 @@ class LLMRecommender:
         decoding: Decoding,
         new_tokens: NewTokenStart | None = None,
         soft_targets: SoftTargets | None = None,
+        users: NDArray[np.int64] | None = None,
         checkpoints: Path | None = None,
         logs: Path | None = None,
         seed: int = 0,
@@ -98,7 +101,7 @@ class LLMRecommender:
     ) -> None:
         self.model, self.verbalizer, self.trie = model, verbalizer, trie
         self.finetune, self.decoding, self.new_tokens = finetune, decoding, new_tokens
-        self.soft_targets = soft_targets
+        self.soft_targets, self.users = soft_targets, users
         self.checkpoints, self.logs, self.seed, self.name = checkpoints, logs, seed, name
         self.on_progress, self.on_step = on_progress, on_step
         self.history_: list[dict[str, float]] = []
@@ -118,7 +121,14 @@ class LLMRecommender:
         if settings.distillation.teacher is not None and self.soft_targets is None:
             raise ValueError("finetune.distillation has a teacher, and fit needs its soft targets")
         training = Training(
-            self.model, self.verbalizer, self.trie, settings, self.new_tokens, self.soft_targets, self.seed
+            self.model,
+            self.verbalizer,
+            self.trie,
+            settings,
+            self.new_tokens,
+            self.soft_targets,
+            self.users,
+            self.seed,
         )
         self.model = training.model
         self.trained_parameters_ = training.trained_parameters

@@ -65,7 +65,7 @@ class Training:
     ----------
     model
         A causal language model of transformers, without adapters.
-    verbalizer, trie, start, soft_targets, seed
+    verbalizer, trie, start, soft_targets, users, seed
         As of :class:`~llmrec.recommenders.llm.LLMRecommender`.
 
     Attributes
@@ -86,9 +86,10 @@ class Training:
         settings: Finetune,
         start: NewTokenStart | None,
         soft_targets: SoftTargets | None,
+        users: NDArray[np.int64] | None,
         seed: int,
     ) -> None:
-        self.verbalizer, self.settings, self.seed = verbalizer, settings, seed
+        self.verbalizer, self.settings, self.users, self.seed = verbalizer, settings, users, seed
         self.model = add_lora(model, settings, seed, None if start is None else start.ids)
         if settings.start_from is not None:
             go_on_from(self.model, Path(settings.start_from))
@@ -119,6 +120,9 @@ class Training:
         rng = np.random.default_rng([self.seed, epoch, 1]) if epoch else None
         longest = self.verbalizer.max_events
         windows = training_windows(histories, longest, self.settings.windows_per_user, rng)
+        if self.users is not None:
+            owner = histories.indptr.searchsorted(windows.start, side="right") - 1
+            windows = windows.select(np.isin(owner, self.users))
         if self.settings.examples == "one-target":
             windows = one_target_windows(windows, histories, longest)
         return training_examples(self.verbalizer, histories, windows, self.alternatives)

@@ -1,12 +1,12 @@
-"""What a fitted recommender holds for probable at each training event, for a language model to learn from.
+"""What a fitted recommender holds for probable at each training event, and what a language model learns of it.
 
-Shapes: E training events, U users, N items of the catalogue, K items kept.
+Shapes: E training events, B of them that are asked about together, U users, N items of the catalogue, K items kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,21 +20,14 @@ from llmrec.finetune.soft_targets import SoftTargets
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.comparable import comparable, new_items
 
-__all__ = ["teach"]
+__all__ = ["Opinions", "before_events", "teach"]
 
 _TEMPERATURES = (0.05, 20.0)  # of scores of standard deviation 1: from nearly certain to nearly even
 _CALIBRATED_ON = 2_000  # validation users: one number is chosen, and their scores are held at once
 
 
-def teach(
-    teacher: ScoringRecommender,
-    split: Split,
-    top_items: int,
-    *,
-    seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[SoftTargets, float]:
-    """Ask a fitted recommender about every training event but the first of each user.
+class Opinions:
+    """A fitted recommender's probabilities of what comes at each training event but the first of each user.
 
     Its scores of all items, after the events before this one, become comparable over users (their z-score over the items that may
     be recommended) and then probabilities by a softmax with one temperature: that with the best log-likelihood of the validation
@@ -43,42 +36,61 @@ def teach(
 
     Parameters
     ----------
-    teacher
+    recommender
         Fitted on ``split.train``. That it knows the events it is asked about makes it surer of them than of others.
-    top_items
-        K; all where the catalogue has fewer.
     seed
         Of the sample of validation users, where there are more than 2,000.
-    on_progress
-        Called with (events done, all of them).
-
-    Returns
-    -------
-        The targets, and the temperature.
 
     Raises
     ------
     DataError
         The split has no validation users whose target could be recommended.
     """
-    temperature = _calibrate(
-        teacher, split, split.valid.select(split.valid.sample_rows(_CALIBRATED_ON, seed))
-    )
-    train, k = split.train, min(top_items, split.n_items)
-    items = np.zeros((len(train.items), k), dtype=np.int32)
-    probabilities = np.zeros((len(train.items), k), dtype=np.float16)
-    user = np.repeat(np.arange(len(train)), train.lengths)  # [E]
-    asked = np.flatnonzero(np.arange(len(user)) > train.indptr[user])
-    for start in range(0, len(asked), teacher.users_at_once):
-        events = asked[start : start + teacher.users_at_once]
-        before = train.spans(user[events], train.indptr[user[events]], events)
-        logs = _log_probabilities(teacher, before, split, temperature)
+
+    def __init__(self, recommender: ScoringRecommender, split: Split, seed: int = 0) -> None:
+        self.recommender, self.split = recommender, split
+        sample = split.valid.select(split.valid.sample_rows(_CALIBRATED_ON, seed))
+        self.temperature = _calibrate(recommender, split, sample)
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Yield some events [B] and the log-probabilities of all items there [B, N], until all were asked about."""
+        for events, before in before_events(self.split.train, self.recommender.users_at_once):
+            scores = _scores(self.recommender, before, self.split) / self.temperature
+            yield events, scores - logsumexp(scores, axis=1, keepdims=True)
+
+
+def before_events(histories: Histories, at_once: int) -> Iterator[tuple[NDArray[np.int64], Histories]]:
+    """Yield events that have a past, so many at once, and the histories before each of them."""
+    user = np.repeat(np.arange(len(histories)), histories.lengths)  # [E]
+    asked = np.flatnonzero(np.arange(len(user)) > histories.indptr[user])
+    for start in range(0, len(asked), at_once):
+        events = asked[start : start + at_once]
+        yield events, histories.spans(user[events], histories.indptr[user[events]], events)
+
+
+def teach(
+    opinions: Opinions, top_items: int, on_progress: Callable[[int, int], None] | None = None
+) -> SoftTargets:
+    """Return the most probable items of each event.
+
+    Parameters
+    ----------
+    top_items
+        K; all where the catalogue has fewer.
+    on_progress
+        Called with (events done, all of them).
+    """
+    split = opinions.split
+    k, n_events = min(top_items, split.n_items), len(split.train.items)
+    items = np.zeros((n_events, k), dtype=np.int32)
+    probabilities = np.zeros((n_events, k), dtype=np.float16)
+    for events, logs in opinions:
         best = np.argpartition(-logs, k - 1, axis=1)[:, :k]
         items[events] = best
         probabilities[events] = np.exp(np.take_along_axis(logs, best, axis=1))
         if on_progress is not None:
-            on_progress(start + len(events), len(asked))
-    return SoftTargets(items, probabilities), temperature
+            on_progress(int(events[-1]) + 1, n_events)
+    return SoftTargets(items, probabilities)
 
 
 def _calibrate(teacher: ScoringRecommender, split: Split, valid: Holdout) -> float:
@@ -88,7 +100,7 @@ def _calibrate(teacher: ScoringRecommender, split: Split, valid: Holdout) -> flo
         rows = np.flatnonzero(new_items(valid.histories, split.n_items)[rows, valid.target_items])
     if not len(rows):
         raise DataError(
-            f"{teacher.name} is to teach, and the split has no validation question with an answer that may be recommended, by which "
+            f"{teacher.name} is asked about the training events, and the split has no validation question with an answer that may be recommended, by which "
             "its scores become probabilities. Expected such questions: hold more out (section split), or check the log."
         )
     asked = valid.select(rows)
@@ -105,14 +117,6 @@ def _calibrate(teacher: ScoringRecommender, split: Split, valid: Holdout) -> flo
         return float((logsumexp(scores / t, axis=1) - own / t).mean())
 
     return math.exp(minimize_scalar(loss, bounds=tuple(map(math.log, _TEMPERATURES)), method="bounded").x)
-
-
-def _log_probabilities(
-    teacher: ScoringRecommender, histories: Histories, split: Split, temperature: float
-) -> NDArray[np.float64]:
-    scores = _scores(teacher, histories, split) / temperature
-    normalised: NDArray[np.float64] = scores - logsumexp(scores, axis=1, keepdims=True)
-    return normalised
 
 
 def _scores(teacher: ScoringRecommender, histories: Histories, split: Split) -> NDArray[np.float64]:

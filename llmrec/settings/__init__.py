@@ -14,6 +14,7 @@ from llmrec.settings.language import (
     LanguageModel,
     NewTokens,
     Prompt,
+    Selection,
     Validation,
 )
 from llmrec.settings.section import Section
@@ -34,6 +35,7 @@ __all__ = [
     "Privacy",
     "Prompt",
     "Section",
+    "Selection",
     "SourceSettings",
     "SplitSettings",
     "Tuned",

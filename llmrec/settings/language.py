@@ -168,6 +168,20 @@ class Distillation(Section):
     memory grow with it: 6 bytes each."""
 
 
+class Selection(Section):
+    """Fine-tuning on some of the users only, within a budget of events."""
+
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the training events that may be learned from; time falls in proportion. Users are taken whole, best first, where
+    their events still fit."""
+    by: Literal["random", "uncertainty", "influence"] = "random"
+    """random: a seeded draw. uncertainty: users whose events the surrogate finds least probable. influence: users from whose events
+    the surrogate would learn most about the validation questions, by its gradients; a sequence model such as sasrec."""
+    surrogate: str | None = None
+    """Name of the system in 'systems' that chooses, a cheap one, where by is not random. It is fitted first, on all training
+    histories, and has no language model in it."""
+
+
 class Finetune(Section):
     """LoRA fine-tuning on the training histories."""
 
@@ -214,6 +228,7 @@ class Finetune(Section):
     target_modules: str | tuple[str, ...] = "all-linear"
     """Layers that get an adapter: all-linear (the head excepted), or names such as [q_proj, v_proj]."""
     new_tokens: NewTokens = NewTokens()
+    selection: Selection = Selection()
     distillation: Distillation = Distillation()
     validation: Validation = Validation()
     gradient_checkpointing: bool = False
