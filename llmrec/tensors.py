@@ -1,11 +1,26 @@
-"""Tensor functions that training and decoding share."""
+"""Functions that training and decoding share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence, Sized
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["logsumexp_by_row"]
+__all__ = ["batches_by_length", "logsumexp_by_row"]
+
+
+def batches_by_length(texts: Sequence[Sized], size: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows of batches of texts of like length, so that little is padded, the longest first.
+
+    The longest come first because they need the most memory: what does not fit fails at once. Equal lengths stay in a
+    fixed order, so that a batch is the same every time.
+    """
+    order = np.argsort([len(text) for text in texts], kind="stable")[::-1]
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def logsumexp_by_row(values: Tensor, row: Tensor, n: int) -> Tensor:

@@ -29,13 +29,13 @@ def title_vectors(
     """
     import torch
 
+    from llmrec.tensors import batches_by_length
+
     ids = tokenizer(list(titles), add_special_tokens=False)["input_ids"]
-    order = np.argsort([len(i) for i in ids], kind="stable")
     vectors = np.zeros((len(ids), model.config.hidden_size), dtype=np.float32)
     backbone = getattr(model, model.base_model_prefix)
     with torch.inference_mode():
-        for start in range(0, len(order), _AT_ONCE):
-            rows = order[start : start + _AT_ONCE]
+        for rows in batches_by_length(ids, _AT_ONCE):
             width = max(1, *(len(ids[r]) for r in rows))
             tokens = torch.zeros((len(rows), width), dtype=torch.long)
             real = torch.zeros((len(rows), width))

@@ -27,6 +27,7 @@ from llmrec.prompts.verbalize import Verbalizer
 from llmrec.recommenders.holdout import listed_gains
 from llmrec.recommenders.llm_training import NewTokenStart, Training
 from llmrec.settings import Decoding, Finetune
+from llmrec.tensors import batches_by_length
 
 __all__ = ["LLMRecommender"]
 
@@ -231,16 +232,15 @@ class LLMRecommender:
         items = np.full((len(histories), k), -1, dtype=np.int32)
         scores = np.full((len(histories), k), -np.inf)
         self.certified_ = np.zeros(len(histories), dtype=bool)
-        # Prompts of like length share a batch, so that little is padded; the stable sort keeps this reproducible.
-        order = np.argsort([len(p) for p in prompts], kind="stable")[::-1]
-        for start in range(0, len(order), self._batch_size):
-            rows = order[start : start + self._batch_size]
+        done = 0
+        for rows in batches_by_length(prompts, self._batch_size):
             seen = [histories[int(r)].items if exclude_seen else np.empty(0, np.int32) for r in rows]
             steered = guide and Guide(self.trie, guide[0][rows], guide[1], seen)
             self._search(rows, [prompts[r] for r in rows], seen, items, scores, steered)
             self.prompt_tokens_ += sum(len(prompts[r]) for r in rows)
+            done += len(rows)
             if on_progress is not None:
-                on_progress(start + len(rows), len(order))
+                on_progress(done, len(prompts))
         return Recommendations(self.name, histories.user_ids, items, scores)
 
     @property

@@ -20,6 +20,7 @@ from llmrec.decoding.exact import score_catalogue
 from llmrec.errors import ConfigError
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.kept_scores import KeptScores
+from llmrec.tensors import batches_by_length
 
 if TYPE_CHECKING:
     from llmrec.recommenders.llm import LLMRecommender
@@ -125,10 +126,7 @@ class LanguageModelScores(ScoringRecommender):
         assert self.normalisation is not None
         prompts = [llm.verbalizer.prompt(h, None) for h in histories]
         scores = np.empty((len(prompts), llm.trie.n_items))
-        # Prompts of like length share a batch, so that little is padded.
-        order = np.argsort([len(p) for p in prompts], kind="stable")[::-1]
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        for rows in batches_by_length(prompts, self.batch_size):
             exact = score_catalogue(
                 llm.model, llm.trie, [prompts[r] for r in rows], normalisation=self.normalisation
             )
