@@ -1,11 +1,21 @@
-"""A table of docs/results: a suite with several seeds, pooled and compared.
+"""A table of docs/results: a suite with several seeds, pooled and compared; or variants of one, side by side.
 
     python benchmarks/table.py eval/ml-100k-fusion.yaml
     python benchmarks/table.py eval/ml-100k-fusion.yaml --name ml-100k-fusion-shuffled --set split.ties=shuffle --set split.seed=0
 
-Each seed is a run of its own (`llmrec run`) in runs/NAME-seedN, and what is done there already is not done again; then `llmrec compare` makes one
+    python benchmarks/table.py benchmarks/ablations/selection.yaml --seeds 0
+
+Each seed is a run of its own (`llmrec run`) in runs/NAME-seedN, or each seed of each variant in runs/NAME-VARIANT-seedN, and what is done there already is not done again; then `llmrec compare` makes one
 comparison of them. Its Markdown and JSON are kept as docs/results/NAME.md and NAME.json, under the command, the commit and what the machine is.
 The HTML report stays in runs/NAME.
+
+A file of variants names a suite and, for each variant, the settings that are its own; the systems of all are compared, told apart by their runs:
+
+    suite: eval/ml-100k-fusion.yaml
+    set: [finetune.epochs=2]                   # of all of them
+    variants:
+      all: []
+      a-tenth: [finetune.selection.share=0.1]
 """
 
 from __future__ import annotations
@@ -17,7 +27,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import yaml
 from common import machine
 
 ROOT = Path(__file__).parents[1]
@@ -37,12 +49,21 @@ def git(*arguments: str) -> str:
     ).stdout.strip()
 
 
+def variants_of(path: Path) -> tuple[Path, dict[str, list[str]]]:
+    """Return a suite, and the settings of each of its variants by the end of its name; a suite by itself has one without a name."""
+    content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "variants" not in content:
+        return path, {"": []}
+    shared = content.get("set", [])
+    return ROOT / content["suite"], {f"-{name}": [*shared, *own] for name, own in content["variants"].items()}
+
+
 def main() -> None:
     """Run, compare and keep."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("suite", type=Path)
+    parser.add_argument("suite", type=Path, help="a config, or a file of variants")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--name", help="of the table; that of the suite's file if left out")
     parser.add_argument("--set", action="append", default=[], help="as of llmrec run")
@@ -52,10 +73,12 @@ def main() -> None:
     began, commit = time.perf_counter(), git("rev-parse", "--short", "HEAD")
     changed = bool(git("status", "--porcelain", "--untracked-files=no"))
     runs = []
-    for seed in arguments.seeds:
-        runs.append(f"runs/{name}-seed{seed}")
-        sets = [*arguments.set, f"seed={seed}", f"output={runs[-1]}"]
-        llmrec("run", str(arguments.suite), *(part for s in sets for part in ("--set", s)))
+    suite, variants = variants_of(arguments.suite)
+    for variant, own in variants.items():
+        for seed in arguments.seeds:
+            runs.append(f"runs/{name}{variant}-seed{seed}")
+            sets = [*own, *arguments.set, f"seed={seed}", f"output={runs[-1]}"]
+            llmrec("run", str(suite), *(part for s in sets for part in ("--set", s)))
     subject = ["--subject", arguments.subject] if arguments.subject else []
     llmrec("compare", *runs, "--output", f"runs/{name}", *subject)
     made = {

@@ -403,3 +403,9 @@ def test_shipped_configs_are_valid():
     assert found
     for path in found:
         load_template(load_config(path).prompt.template)
+    ablations = list(root.joinpath("benchmarks", "ablations").glob("*.yaml"))
+    assert ablations
+    for path in ablations:
+        content = yaml.safe_load(path.read_text())
+        for own in content["variants"].values():
+            load_config(root / content["suite"], [*content["set"], *own])
