@@ -54,7 +54,8 @@ def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
     say(f"Prompt of user {user} for the test target: {len(prompt):,} tokens, the newest "
         f"{min(len(history), verbalizer.max_events)} of {len(history)} events")  # fmt: skip
     console.rule(style="dim")
-    console.print(Text(tokenizer.decode(prompt)), end="")
+    written = Text(tokenizer.decode(prompt))
+    console.print(written, end=_line_end(written))
     console.rule(style="dim")
     target = int(split.test.target_items[row])
     text, length = parts.identifiers.texts[target], len(parts.identifiers.token_ids[target])
@@ -78,9 +79,14 @@ def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
         marked.append(tokenizer.decode(document.token_ids[start:stop]), style="green")
         at = int(stop)
     marked.append(tokenizer.decode(document.token_ids[at:]))
-    console.print(marked, end="")
+    console.print(marked, end=_line_end(marked))
     console.rule(style="dim")
     spans = ", ".join(f"{a}-{b}" for a, b in zip(document.starts[1:], document.stops[1:], strict=True))
     say(f"Targets are at token positions {spans}")
     lengths = np.array([len(ids) for ids in parts.identifiers.token_ids])
     say(f"An identifier takes {lengths.mean():.1f} tokens on average and {lengths.max()} at most")
+
+
+def _line_end(text: Text) -> str:
+    """Return what is missing for the next thing to stand on a line of its own."""
+    return "" if text.plain.endswith("\n") else "\n"
