@@ -55,8 +55,6 @@ class NextItemLoss(nn.Module):
     alphabet: Tensor  # [A]
     indptr: Tensor  # [S + 1]
     code: Tensor  # [c]
-    soft_places: Tensor  # [E, K] in the alphabet
-    soft_shares: Tensor  # [E, K]
 
     def __init__(
         self,
@@ -94,15 +92,19 @@ class NextItemLoss(nn.Module):
                 "finetune.loss: catalogue; set it to vocab."
             )
 
-        def buffer(name: str, values: Any, kind: Any = np.int64) -> None:
-            self.register_buffer(name, torch.as_tensor(np.asarray(values, kind)), persistent=False)
+        def buffer(name: str, values: Any) -> None:
+            self.register_buffer(name, torch.as_tensor(np.asarray(values, np.int64)), persistent=False)
 
         buffer("alphabet", alternatives.alphabet)
         buffer("indptr", alternatives.indptr)
         buffer("code", alternatives.code)
         if soft_targets is not None:
-            buffer("soft_places", alternatives.places[soft_targets.items], np.int32)
-            buffer("soft_shares", soft_targets.probabilities, np.float16)
+            # No buffers: DDP would send them around before every step, and a GPU has better things to hold.
+            places = alternatives.places[soft_targets.items].astype(np.int32)
+            self._soft = (
+                torch.from_numpy(places),
+                torch.from_numpy(soft_targets.probabilities),
+            )  # [E, K] each
         # With a single prefix, the empty one, every prediction is over the whole alphabet.
         self.one_choice = len(alternatives.indptr) == 2
         if new_tokens is None or new_tokens.temperature is None:
@@ -147,7 +149,8 @@ class NextItemLoss(nn.Module):
 
     def _distilled(self, logits: Tensor, target: Tensor, events: Tensor) -> Tensor:
         """Return the summed cross-entropy with the mixture of events and teacher; without the latter for event -1."""
-        places, shares = self.soft_places[events].long(), self.soft_shares[events].float()  # [P, K]
+        places, shares = (table[events.cpu()].to(logits.device) for table in self._soft)  # [P, K]
+        places, shares = places.long(), shares.float()
         mean = logits.mean(dim=1)
         hard = logits.gather(1, target[:, None])[:, 0].lerp(mean, self.label_smoothing)
         soft = (shares * logits.gather(1, places)).sum(dim=1) + (1 - shares.sum(dim=1)) * mean
