@@ -55,20 +55,30 @@ def trained(folder):
     return json.loads((folder / "adapter" / "llmrec.json").read_text())
 
 
-def test_two_processes_learn_what_one_learns(tiny_lm, csv_data, tmp_path):
+TAUGHT = [
+    "distillation.teacher=sasrec",
+    "selection.share=0.8",
+    "selection.by=uncertainty",
+    "selection.surrogate=sasrec",
+]
+
+
+@pytest.mark.parametrize("lessons", [[], TAUGHT], ids=["events", "a teacher, and some users"])
+def test_two_processes_learn_what_one_learns(tiny_lm, csv_data, tmp_path, lessons):
     path = recipe(tmp_path, tiny_lm, csv_data)
-    one = run(path)
+    lessons = [part for lesson in lessons for part in ("--set", f"finetune.{lesson}")]
+    one = run(path, *lessons)
     assert "The adapter is in" in one.stdout
-    two = run(path, "--set", f"output={tmp_path / 'two'}", module=TWO)
+    two = run(path, *lessons, "--set", f"output={tmp_path / 'two'}", module=TWO)
     assert two.stdout.count("The adapter is in") == 1
     a, b = trained(tmp_path / "run"), trained(tmp_path / "two")
-    assert len(a["log"]) > 8
+    assert len(a["log"]) > 6
     assert [e["loss"] for e in b["log"]] == pytest.approx([e["loss"] for e in a["log"]], rel=1e-3)
     assert [e["tokens"] for e in b["log"]] == [e["tokens"] for e in a["log"]]
     values = [[v["ndcg@10"] for v in x["validations"]] for x in (a, b)]
     assert values[1] == pytest.approx(values[0], abs=0.05)
     # The same command again has nothing to do.
-    assert "Fine-tuned" not in run(path).stdout
+    assert "Fine-tuned" not in run(path, *lessons).stdout
 
 
 def test_a_bad_recipe_is_explained_at_once_and_before_a_model_is_loaded(tiny_lm, csv_data, tmp_path):
