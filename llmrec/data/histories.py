@@ -98,6 +98,11 @@ class Holdout:
         """Return the holdout of some users, in the order of ``rows``."""
         return Holdout(self.histories[rows], self.target_items[rows], self.target_timestamps[rows])
 
+    def blocks(self, size: int) -> Iterator[Holdout]:
+        """Yield the holdout in runs of up to so many users."""
+        for start in range(0, len(self), size):
+            yield self.select(np.arange(start, min(start + size, len(self))))
+
     def sample_rows(self, wanted: int | None, seed: int) -> NDArray[np.int64]:
         """Return rows in ascending order: a seeded random sample of ``wanted``, or all where that is no fewer."""
         if wanted is None or wanted >= len(self):

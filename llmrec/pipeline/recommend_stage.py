@@ -255,8 +255,7 @@ def _fit_seconds(config: RunConfig, trained: dict[str, Any]) -> float | None:
         path = config.output / "recommendations" / f"{name}.parquet"
         meta = (read_meta(path) if path.is_file() else None) or {}
         seconds += meta.get("cost", {}).get("fit_seconds") or 0.0
-    left = (product.read(config.output) or {} for product in needed.values())
-    return seconds + sum(float(arrays["seconds"][0]) for arrays in left if "seconds" in arrays)
+    return seconds + sum(product.seconds(config.output) for product in needed.values())
 
 
 def _device_words(device: str) -> str:

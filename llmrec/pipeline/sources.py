@@ -40,6 +40,15 @@ class Product:
         """Return the arrays in a run directory; ``None`` if they are not there."""
         return read_tensors(folder / self.path, self.key)
 
+    def is_in(self, folder: Path) -> bool:
+        """Say whether the arrays are in a run directory, without reading them."""
+        return read_tensors(folder / self.path, self.key, ()) is not None
+
+    def seconds(self, folder: Path) -> float:
+        """Return how long it took to make them of the fitted system; 0 where that was not worth counting."""
+        found = read_tensors(folder / self.path, self.key, ("seconds",)) or {}
+        return float(found["seconds"][0]) if found else 0.0
+
 
 def products(config: RunConfig) -> dict[str, Product]:
     """Return what the language model of a run needs of other systems: ``vectors``, ``soft targets``, ``user scores``."""

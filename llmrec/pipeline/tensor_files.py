@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], key: dict[str,
         )
 
 
-def read_tensors(path: Path, key: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
-    """Return the arrays, or ``None`` where there are none of these settings."""
+def read_tensors(
+    path: Path, key: dict[str, Any], only: Collection[str] | None = None
+) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays, all or those of some names; ``None`` where there are none of these settings."""
     from safetensors import safe_open
 
     if not path.is_file():
@@ -37,4 +39,4 @@ def read_tensors(path: Path, key: dict[str, Any]) -> dict[str, NDArray[Any]] | N
     with safe_open(path, "numpy") as file:
         if json.loads(file.metadata()["key"]) != json.loads(json.dumps(key)):
             return None
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return {name: file.get_tensor(name) for name in file.keys() if only is None or name in only}  # noqa: SIM118 (no mapping)

@@ -93,7 +93,7 @@ def measure_language_model(
 def _bring_sources(config: RunConfig, split: Split, catalog: Catalog, kept: Path) -> None:
     """Put what the language model takes from other systems where the run directory of a trial has it, made once for all."""
     for product in products(config).values():
-        if product.read(kept) is None:
+        if not product.is_in(kept):
             with bar(f"Fitting {product.system} for the language model, epochs") as progress:
                 recommender = build_recommender(
                     product.system,

@@ -32,8 +32,7 @@ def holdout_gains(
     :meth:`ScoringRecommender.recommend`; counting what is ahead of the target is cheaper than sorting.
     """
     gains = []
-    for start in range(0, len(holdout), recommender.users_at_once):
-        part = holdout.select(np.arange(start, min(start + recommender.users_at_once, len(holdout))))
+    for part in holdout.blocks(recommender.users_at_once):
         scores = torch.tensor(np.asarray(recommender.score(part.histories)))  # [U, N]; a copy, it is masked
         users, targets = torch.arange(len(part)), torch.from_numpy(part.target_items).long()
         if exclude_seen:

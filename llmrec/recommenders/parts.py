@@ -101,8 +101,7 @@ class MadeOfParts(ScoringRecommender):
 
     def blocks(self, users: Holdout) -> Iterator[Holdout]:
         """Yield as many users as are scored at once."""
-        for start in range(0, len(users), self.users_at_once):
-            yield users.select(np.arange(start, min(start + self.users_at_once, len(users))))
+        return users.blocks(self.users_at_once)
 
     def fit_parts(self, split: Split) -> None:
         """Fit each."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmrec.data.histories import Histories, Holdout
+from llmrec.data.histories import Histories
 from llmrec.data.split import Split
 from llmrec.errors import ConfigError
 from llmrec.recommenders.base import ScoringRecommender
@@ -75,8 +75,7 @@ def influence(surrogate: SequentialRecommender, split: Split) -> NDArray[np.floa
     surrogate.model_.eval()
     with torch.inference_mode():
         towards = torch.zeros_like(surrogate.model_.keys())  # [N, D] the gradient of the validation loss
-        for start in range(0, len(valid), surrogate.users_at_once):
-            part: Holdout = valid.select(np.arange(start, min(start + surrogate.users_at_once, len(valid))))
+        for part in valid.blocks(surrogate.users_at_once):
             queries, error = _gradient(surrogate, part.histories, part.target_items)
             towards += error.T @ queries
         towards /= max(len(valid), 1)

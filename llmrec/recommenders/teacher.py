@@ -105,10 +105,7 @@ def _calibrate(teacher: ScoringRecommender, split: Split, valid: Holdout) -> flo
         )
     asked = valid.select(rows)
     scores = np.concatenate(
-        [
-            _scores(teacher, asked.histories[start : start + teacher.users_at_once], split)
-            for start in range(0, len(asked), teacher.users_at_once)
-        ]
+        [_scores(teacher, part.histories, split) for part in asked.blocks(teacher.users_at_once)]
     )
     own = scores[np.arange(len(asked)), asked.target_items]
 
