@@ -367,6 +367,34 @@ def test_content_of_a_language_model_is_the_cosine_of_centred_mean_states(tiny_l
     assert Content(catalog=catalog).pretrained == ()
 
 
+def test_item_vectors_of_content_keep_its_cosines():
+    rng = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(600)]
+    brands = rng.integers(0, 40, 120)
+    titles = [" ".join([f"brand{b}", *rng.choice(words, 6)]) for b in brands]
+    content = Content(catalog=Catalog(tuple(map(str, range(121))), (*titles, "!!!")), decay=1.0)
+    content.fit(split_of([[0, 1, 2]], 121))
+    vectors = content.item_vectors()
+    assert vectors.shape == (121, 256)
+    assert not vectors[-1].any()
+    np.testing.assert_allclose(np.linalg.norm(vectors[:-1], axis=1), 1, atol=1e-5)
+    exact = content.vectors_.toarray()[:-1]
+    exact = exact - exact.mean(axis=0)
+    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    error = vectors[:-1] @ vectors[:-1].T - exact @ exact.T
+    # A random projection to D features has cosines with a standard error of about 1 / sqrt(D).
+    assert np.sqrt(np.mean(error**2)) < 1.2 / math.sqrt(256)
+    np.testing.assert_array_equal(vectors, content.item_vectors())
+
+
+def test_item_vectors_of_content_with_few_words_are_the_words():
+    content = Content(catalog=CATALOG, attributes=())
+    content.fit(SPLIT)
+    exact = content.vectors_.toarray() - content.vectors_.toarray().mean(axis=0)
+    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    np.testing.assert_allclose(content.item_vectors(), exact, atol=1e-6)
+
+
 def test_content_without_words_scores_nothing():
     catalog = Catalog(("a", "b", "c"), ("Heat", "!!!", "Heat 2"))
     content = Content(catalog=catalog, decay=1.0)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline_cases import llmrec
 
 from llmrec.config import System
+from llmrec.data.catalog import Catalog
 from llmrec.data.recommendations import read_meta
 from llmrec.data.split import Split
 from llmrec.errors import ConfigError, DataError
@@ -49,6 +50,14 @@ class Told(ScoringRecommender):
 
 def told(**options) -> dict[str, object]:
     return {"kind": "test_hybrid:Told", **options}
+
+
+def test_item_vectors_are_those_of_the_parts_side_by_side():
+    catalog = Catalog(tuple(map(str, range(SPLIT.n_items))), tuple(f"item {i}" for i in range(SPLIT.n_items)))
+    hybrid = Hybrid(parts={"svd": {"dim": 3}, "content": {}}, catalog=catalog)
+    hybrid.fit(SPLIT)
+    svd, content = (part.item_vectors() for part in hybrid.parts_.values())
+    np.testing.assert_array_equal(hybrid.item_vectors(), np.hstack([svd, content]))
 
 
 # --- scores made comparable ---------------------------------------------------------------------------

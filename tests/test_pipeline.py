@@ -193,6 +193,10 @@ def test_a_system_without_item_vectors_is_refused(config, capsys):
     changes = ("--set", "identifiers.collaborative_system=itemknn")
     printed = llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys)
     assert "itemknn, which has no item vectors. Expected a system of the kind svd" in printed.err
+    both = "{kind: hybrid, parts: {svd: {}, itemknn: {}}}"
+    changes = ("--set", "identifiers.collaborative_system=both", "--set", f"systems.both={both}")
+    printed = llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys)
+    assert "is 'both', a hybrid with itemknn, which has no item vectors" in printed.err
     changes = ("--set", "finetune.loss=vocab")
     assert "expected loss: catalogue" in llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys).err
     changes = ("--set", "finetune.new_tokens.temperature=0.1", "--set", "finetune.new_tokens.start=title")

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from llmrec.config import RunConfig
+from llmrec.config import RunConfig, System
 from llmrec.errors import LlmrecError
 from llmrec.pipeline.adapter import WEIGHTS, adapter_digest
 from llmrec.pipeline.parts import (
@@ -132,12 +132,19 @@ def _collaborative(config: RunConfig) -> list[str]:
         return []
     from llmrec.recommenders.registry import recommender_class
 
-    kind = config.systems[name].kind_as(name)
-    if hasattr(recommender_class(kind), "item_vectors"):
+    def lacking(name: str, system: System) -> list[str]:
+        kind = system.kind_as(name)
+        if not hasattr(recommender_class(kind), "item_vectors"):
+            return [kind]
+        return [k for part, inner in system.parts().items() for k in lacking(part, inner)]
+
+    without = lacking(name, config.systems[name])
+    if not without:
         return []
     able = [k for k in RECOMMENDERS if hasattr(recommender_class(k), "item_vectors")]
+    a_hybrid = f", a hybrid with {without[0]}" if config.systems[name].parts() else f", a {without[0]}"
     return [
-        f"identifiers.collaborative_system is {name!r}, a {kind}, which has no item vectors. Expected a system of the "
+        f"identifiers.collaborative_system is {name!r}{a_hybrid}, which has no item vectors. Expected a system of the "
         f"kind {' or '.join(able)}."
     ]
 

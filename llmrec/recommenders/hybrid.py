@@ -199,6 +199,14 @@ class Hybrid(MadeOfParts):
             return alone
         return np.asarray(np.tensordot(weights, self._comparable(scores, histories), 1), dtype=np.float64)
 
+    def item_vectors(self) -> NDArray[np.float32]:
+        """Return the item vectors of all parts side by side [N, D], whatever their weights.
+
+        So items have both what behaviour and what texts say of them, and where one has nothing (0), the other.
+        """
+        parts: list[Any] = list(self.parts_.values())
+        return np.concatenate([part.item_vectors() for part in parts], axis=1)
+
     def _comparable(self, scores: NDArray[np.float64], histories: Histories) -> NDArray[np.float64]:
         """Return the comparable scores of all parts [P, U, N]."""
         new = new_items(histories, scores.shape[2])
