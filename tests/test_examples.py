@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from finetune_cases import Case
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +15,8 @@ from llmrec.data.histories import Histories, History
 from llmrec.errors import PromptError
 from llmrec.finetune.batches import collate, micro_batches, plan_epoch
 from llmrec.finetune.examples import Example, one_target_windows, training_windows
+from llmrec.recommenders.llm_training import Training
+from llmrec.settings import Finetune
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=5)
 
@@ -41,6 +47,46 @@ def test_every_event_after_the_first_is_a_target_exactly_once(lengths, max_event
         assert (cut.first_target > cut.start).all()
         owner = histories.indptr.searchsorted(cut.start, side="right")
         assert (owner == histories.indptr.searchsorted(cut.stop - 1, side="right")).all()
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), max_size=8).map(sorted), min_size=1, max_size=4), st.integers(0, 5)
+)
+def test_only_ties_are_shuffled(times, seed):
+    histories = Histories.from_list(
+        [
+            History(str(u), np.arange(len(t), dtype=np.int32), np.array(t, np.int64))
+            for u, t in enumerate(times)
+        ]
+    )
+    order = histories.ties_shuffled(np.random.default_rng(seed))
+    assert sorted(order) == list(range(len(histories.items)))
+    assert (histories.timestamps[order] == histories.timestamps).all()
+    owner = np.repeat(np.arange(len(histories)), histories.lengths)
+    assert (owner[order] == owner).all()
+
+
+def test_every_order_of_a_tie_comes_up():
+    histories = Histories.from_list([History("a", np.arange(4, dtype=np.int32), np.array([5, 7, 7, 7]))])
+    rng = np.random.default_rng(0)
+    assert {tuple(histories.ties_shuffled(rng)) for _ in range(200)} == {
+        (0, *rest) for rest in itertools.permutations((1, 2, 3))
+    }
+
+
+def test_a_teacher_is_asked_about_the_event_that_is_shown(tiny_lm, catalog):
+    """Where ties are shuffled, the event of each prediction is still that of the item that is predicted."""
+    case = Case(tiny_lm, catalog, Finetune(shuffle_ties=True, lora_rank=2), scheme="title")
+    tied = replace(case.histories, timestamps=np.arange(len(case.histories.items)) // 4)
+    training = Training(case.base(), case.verbalizer, case.trie, case.settings, None, None, None, seed=0)
+    for epoch in range(3):
+        for example in training.examples(tied, epoch):
+            for position, event in zip(example.positions, example.events, strict=True):
+                assert example.token_ids[position + 1] in case.identifiers.token_ids[tied.items[event]]
+    first, again, later = (
+        [e.token_ids.tolist() for e in training.examples(tied, epoch)] for epoch in (1, 1, 2)
+    )
+    assert first == again != later
 
 
 @given(LENGTHS, st.integers(1, 8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -275,6 +276,26 @@ def test_equal_seeds_give_equal_weights_and_others_do_not():
     second, other = weights(5), weights(6)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["items.weight"], other["items.weight"])
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_ties_are_learned_in_another_order_in_every_epoch(monkeypatch, shuffle):
+    train = replace(SPLIT.train, timestamps=SPLIT.train.timestamps // 3 * 3)
+    shown = []
+
+    def batches(items, *rest):
+        shown.append(items.numpy())
+        return training_batches(items, *rest)
+
+    monkeypatch.setattr("llmrec.recommenders.sequential.training_batches", batches)
+    tiny_sasrec(shuffle_ties=shuffle, max_epochs=3).fit(replace(SPLIT, train=train))
+    moment = np.repeat(np.arange(len(train)), train.lengths) * 10**6 + train.timestamps
+    for items in shown:
+        order = np.lexsort((items, moment))
+        expected = np.lexsort((train.items, moment))
+        assert (items[order] == train.items[expected]).all()
+        assert shuffle or (items == train.items).all()
+    assert len({items.tobytes() for items in shown}) == (3 if shuffle else 1)
 
 
 def test_fit_leaves_the_random_state_and_the_threads_of_the_caller():

@@ -82,6 +82,12 @@ class Histories(Sequence[History]):
         """Events per user [U]."""
         return np.diff(self.indptr)
 
+    def ties_shuffled(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the events in random order among those of one user at one time, and otherwise as they are [E]."""
+        user = np.repeat(np.arange(len(self)), self.lengths)
+        order: NDArray[np.int64] = np.lexsort((rng.random(len(user)), self.timestamps, user))
+        return order
+
 
 @dataclass(frozen=True, eq=False)
 class Holdout:

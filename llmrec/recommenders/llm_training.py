@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +119,21 @@ class Training:
         # In the first pass the newest window of each user is full; later ones show events in other contexts.
         rng = np.random.default_rng([self.seed, epoch, 1]) if epoch else None
         longest = self.verbalizer.max_events
+        order = None
+        if self.settings.shuffle_ties:
+            order = histories.ties_shuffled(np.random.default_rng([self.seed, epoch, 2]))
+            histories = replace(histories, items=histories.items[order])
         windows = training_windows(histories, longest, self.settings.windows_per_user, rng)
         if self.users is not None:
             owner = histories.indptr.searchsorted(windows.start, side="right") - 1
             windows = windows.select(np.isin(owner, self.users))
         if self.settings.examples == "one-target":
             windows = one_target_windows(windows, histories, longest)
-        return training_examples(self.verbalizer, histories, windows, self.alternatives)
+        found = training_examples(self.verbalizer, histories, windows, self.alternatives)
+        if order is None:
+            return found
+        # A teacher was asked in the order of the log.
+        return [replace(example, events=order[example.events]) for example in found]
 
     def held_out_loss(self, users: Holdout) -> float:
         """Return the loss of some users' targets, in nats, summed over them."""

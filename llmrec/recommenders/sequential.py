@@ -145,7 +145,13 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
                     f"{self.name} got training histories of at most one event, which have no next item. "
                     "Expected histories of at least 2 events: check the log, or filter less."
                 )
-            batches = training_batches(items, windows, self.batch_size, generator)
+            order = (
+                torch.from_numpy(split.train.ties_shuffled(rng)).to(self.device_)
+                if self.shuffle_ties
+                else None
+            )
+            shown = items if order is None else items[order]
+            batches = training_batches(shown, windows, self.batch_size, generator)
             loss = self._epoch(
                 trained, batches, optimizer, horizon=self.averaging * len(windows) / self.batch_size
             )

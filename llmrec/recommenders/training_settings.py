@@ -31,6 +31,9 @@ class TrainingSettings:
         early targets of a window context from the window before (see :meth:`Windows.cut`) for
         ``max_len / stride`` times the model's work. On ml-100k half of ``max_len`` took 1.3 times
         as long and moved validation NDCG@10 by no more than another seed does.
+    shuffle_ties
+        Learn events of one user at one time in another random order in every epoch, since the log does not know theirs. Not for a
+        log whose order among ties means something, or is to be learned because the protocol asks for it (``split.ties: source``).
     loss
         softmax: cross-entropy of all items. sampled: of ``negatives`` items drawn anew in each step, weighted to stand for all;
         for catalogues of tens of thousands of items. bce: as SASRec was published, for comparison.
@@ -84,6 +87,7 @@ class TrainingSettings:
     name: str
     max_len: int = 50
     stride: int | None = None
+    shuffle_ties: bool = False
     loss: Literal["softmax", "sampled", "bce"] = "softmax"
     negatives: int | None = None
     temperature: float | None = 0.1

@@ -202,6 +202,8 @@ class Finetune(Section):
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens that go through the model at once on a device; null for all of its share. Lower it when memory runs out: the
     result stays the same."""
+    shuffle_ties: bool = False
+    """Learn events of one user at one time in another random order in every epoch, since the log does not know theirs."""
     windows_per_user: int | None = Field(default=None, ge=1)
     """Newest windows of each user to learn from; null for all of the history."""
     loss: Literal["catalogue", "vocab"] = "catalogue"
