@@ -142,9 +142,10 @@ def _collaborative(config: RunConfig) -> list[str]:
     if not without:
         return []
     able = [k for k in RECOMMENDERS if hasattr(recommender_class(k), "item_vectors")]
-    a_hybrid = f", a hybrid with {without[0]}" if config.systems[name].parts() else f", a {without[0]}"
+    kind = config.systems[name].kind_as(name)
+    made_of = f" with {without[0]}" if kind != without[0] else ""
     return [
-        f"identifiers.collaborative_system is {name!r}{a_hybrid}, which has no item vectors. Expected a system of the "
+        f"identifiers.collaborative_system is {name!r}, a {kind}{made_of}, which has no item vectors. Expected a system of the "
         f"kind {' or '.join(able)}."
     ]
 
