@@ -1,6 +1,6 @@
 """The curve and the figures of one sequence model of a suite, on a log of your own.
 
-    python benchmarks/sequence_models.py eval/ml-1m.yaml sasrec --data FOLDER/ml-1m               (half an hour on one core)
+    python benchmarks/sequence_models.py eval/ml-1m.yaml sasrec --data FOLDER/ml-1m               (an hour on one core)
     python benchmarks/sequence_models.py eval/ml-1m.yaml gru4rec --data FOLDER/ml-1m
     python benchmarks/sequence_models.py eval/amazon-beauty.yaml sasrec --data FOLDER/amazon-beauty
 
