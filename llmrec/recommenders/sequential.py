@@ -145,12 +145,9 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
                     f"{self.name} got training histories of at most one event, which have no next item. "
                     "Expected histories of at least 2 events: check the log, or filter less."
                 )
-            order = (
-                torch.from_numpy(split.train.ties_shuffled(rng)).to(self.device_)
-                if self.shuffle_ties
-                else None
-            )
-            shown = items if order is None else items[order]
+            shown = items
+            if self.shuffle_ties:
+                shown = items[torch.from_numpy(split.train.ties_shuffled(rng)).to(self.device_)]
             batches = training_batches(shown, windows, self.batch_size, generator)
             loss = self._epoch(
                 trained, batches, optimizer, horizon=self.averaging * len(windows) / self.batch_size
