@@ -137,7 +137,7 @@ class RunConfig(Section):
                 f"identifiers.collaborative_system is {self.identifiers.collaborative_system!r} and "
                 f"{self.collaborative_reasons[0]} needs its item vectors; expected one of the systems: {known}"
             )
-        problems += self._teacher_problems() + self._selection_problems()
+        problems += self._teacher_problems() + self._selection_problems() + self._negatives_problems()
         if max(self.evaluation.cutoffs, default=0) > self.evaluation.k:
             problems.append(
                 f"evaluation.cutoffs go up to {max(self.evaluation.cutoffs)}; expected none above evaluation.k = "
@@ -176,6 +176,22 @@ class RunConfig(Section):
             problems.append(
                 f"{where} is set; expected identifiers.scheme: token and finetune.loss: catalogue with it, since a teacher speaks "
                 "of items and not of the tokens of their names"
+            )
+        return problems
+
+    def _negatives_problems(self) -> list[str]:
+        if self.finetune.negatives == "all":
+            return []
+        problems = []
+        if self.identifiers.scheme != "token" or self.finetune.loss != "catalogue":
+            problems.append(
+                "finetune.negatives is warm; expected identifiers.scheme: token and finetune.loss: catalogue with it, since parts of "
+                "longer identifiers are shared by items with and without events"
+            )
+        if self.finetune.validation.every is not None and self.finetune.validation.metric == "loss":
+            problems.append(
+                "finetune.negatives is warm and finetune.validation.metric is loss, which is infinite where the target is an item "
+                "without training events; expected metric: ndcg@10"
             )
         return problems
 

@@ -82,7 +82,7 @@ class Case:
             checkpoints=checkpoints,
         )
 
-    def objective(self, seed=3, soft_targets=None):
+    def objective(self, seed=3, soft_targets=None, candidates=None):
         n = len(self.identifiers.new_tokens)
         first = len(self.tokenizer) - n
         base = self.base()
@@ -109,6 +109,7 @@ class Case:
             self.alternatives,
             new,
             label_smoothing=self.settings.label_smoothing,
+            candidates=candidates,
             soft_targets=soft_targets,
             teacher_weight=self.settings.distillation.weight,
         ).eval()

@@ -78,7 +78,10 @@ def test_a_teacher_is_asked_about_the_event_that_is_shown(tiny_lm, catalog):
     """Where ties are shuffled, the event of each prediction is still that of the item that is predicted."""
     case = Case(tiny_lm, catalog, Finetune(shuffle_ties=True, lora_rank=2), scheme="title")
     tied = replace(case.histories, timestamps=np.arange(len(case.histories.items)) // 4)
-    training = Training(case.base(), case.verbalizer, case.trie, case.settings, None, None, None, seed=0)
+    warm = np.ones(len(catalog), dtype=bool)
+    training = Training(
+        case.base(), case.verbalizer, case.trie, case.settings, None, None, None, warm, seed=0
+    )
     for epoch in range(3):
         for example in training.examples(tied, epoch):
             for position, event in zip(example.positions, example.events, strict=True):

@@ -1,7 +1,7 @@
 """What is minimised: the negative log-probability of the next items.
 
 Shapes: B documents, T tokens, D features, P predictions, A tokens of the catalogue's alphabet, n new tokens,
-c allowed tokens of all predictions together, E events of the training histories, K items of a teacher.
+c allowed tokens of all predictions together, E events of the training histories, K items of a teacher, N items.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +40,9 @@ class NextItemLoss(nn.Module):
         Embeddings of tokens that the pretrained model lacks.
     label_smoothing
         Probability mass spread evenly over the allowed tokens (Szegedy et al. 2016).
+    candidates
+        Which items the softmax is over [N], where each is one token; all if left out. The rest is never a target, and neither what
+        is smoothed nor what a teacher expects of it counts.
     soft_targets, teacher_weight
         What a teacher expects at the training events, and its share of the target: the loss is the cross-entropy with
         ``(1 - weight) y + weight q``, where y is the item that came next, smoothed, and q the teacher's distribution (Hinton,
@@ -49,12 +53,13 @@ class NextItemLoss(nn.Module):
     ConfigError
         The model computes its logits by more than a matrix product, so they cannot be had for some tokens only; or the
         whole vocabulary is asked for with new tokens that are made from vectors; or identifiers are longer than one token
-        and there are soft targets.
+        and there are soft targets or candidates.
     """
 
     alphabet: Tensor  # [A]
     indptr: Tensor  # [S + 1]
     code: Tensor  # [c]
+    candidates: Tensor  # places in the alphabet, ascending [C]
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class NextItemLoss(nn.Module):
         new_tokens: NewTokens | None = None,
         *,
         label_smoothing: float = 0.0,
+        candidates: NDArray[np.bool_] | None = None,
         soft_targets: SoftTargets | None = None,
         teacher_weight: float = 0.0,
     ) -> None:
@@ -77,6 +83,11 @@ class NextItemLoss(nn.Module):
                 "finetune.distillation.teacher is set, and identifiers are not one token each, or the loss is over the whole "
                 "vocabulary. Expected identifiers.scheme: token and finetune.loss: catalogue with it, since a teacher speaks of "
                 "items."
+            )
+        if candidates is not None and not _one_token_each(alternatives):
+            raise ConfigError(
+                "finetune.negatives is warm, and identifiers are not one token each, or the loss is over the whole vocabulary. "
+                "Expected identifiers.scheme: token and finetune.loss: catalogue with it."
             )
         if alternatives is None:
             if new_tokens is not None and new_tokens.aligned:
@@ -98,13 +109,19 @@ class NextItemLoss(nn.Module):
         buffer("alphabet", alternatives.alphabet)
         buffer("indptr", alternatives.indptr)
         buffer("code", alternatives.code)
+        self.some = candidates is not None
+        if candidates is not None:
+            buffer("candidates", np.sort(alternatives.places[candidates]))
         if soft_targets is not None:
             # No buffers: DDP would send them around before every step, and a GPU has better things to hold.
             places = alternatives.places[soft_targets.items].astype(np.int32)
-            self._soft = (
-                torch.from_numpy(places),
-                torch.from_numpy(soft_targets.probabilities),
-            )  # [E, K] each
+            probabilities = soft_targets.probabilities
+            if candidates is not None:
+                # What a teacher expects of other items is spread over the candidates, as what it leaves is.
+                probabilities = np.where(candidates[soft_targets.items], probabilities, 0).astype(np.float16)
+                known = self.candidates.numpy()
+                places = np.searchsorted(known, places).clip(max=len(known) - 1).astype(np.int32)
+            self._soft = (torch.from_numpy(places), torch.from_numpy(probabilities))  # [E, K] each
         # With a single prefix, the empty one, every prediction is over the whole alphabet.
         self.one_choice = len(alternatives.indptr) == 2
         if new_tokens is None or new_tokens.temperature is None:
@@ -125,6 +142,8 @@ class NextItemLoss(nn.Module):
         states = self._states(token_ids).flatten(0, 1)[positions]  # [P, D]
         logits = self._logits(states).float()  # [P, A]
         target = torch.searchsorted(self.alphabet, labels)
+        if self.some:
+            logits, target = logits[:, self.candidates], torch.searchsorted(self.candidates, target)
         if self.teacher_weight:
             return self._distilled(logits, target, events)
         if self.one_choice:

@@ -68,6 +68,9 @@ class Training:
     verbalizer, trie, start, soft_targets, users, seed
         As of :class:`~llmrec.recommenders.llm.LLMRecommender`.
 
+    warm
+        Which items have training events [N].
+
     Attributes
     ----------
     model
@@ -87,6 +90,7 @@ class Training:
         start: NewTokenStart | None,
         soft_targets: SoftTargets | None,
         users: NDArray[np.int64] | None,
+        warm: NDArray[np.bool_],
         seed: int,
     ) -> None:
         self.verbalizer, self.settings, self.users, self.seed = verbalizer, settings, users, seed
@@ -109,6 +113,7 @@ class Training:
             self.alternatives,
             new,
             label_smoothing=settings.label_smoothing,
+            candidates=warm if settings.negatives == "warm" else None,
             soft_targets=soft_targets,
             teacher_weight=settings.distillation.weight,
         )

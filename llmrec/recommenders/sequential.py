@@ -120,6 +120,7 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         rng = np.random.default_rng(self.seed)
         items = torch.from_numpy(split.train.items).long().to(self.device_)  # [E]
         self._n_items = split.n_items
+        self._warm = np.bincount(split.train.items, minlength=split.n_items) > 0
         trained = self.model_ = self.build(split.n_items).to(self.device_)
         optimizer, self._steps = self._optimizer(), 0
         if self.averaging:
@@ -270,8 +271,7 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         return scores
 
     def item_vectors(self) -> NDArray[np.float32]:
-        """Return the fitted item embeddings, of length 1 [N, D]."""
-        vectors: NDArray[np.float32] = (
-            F.normalize(self.model_.items.weight.detach()[: self._n_items], dim=-1).cpu().numpy()
-        )
-        return vectors
+        """Return the fitted item embeddings, of length 1 [N, D]; 0 without events, where they only say that it never came next."""
+        weight = self.model_.items.weight.detach()[: self._n_items]
+        vectors: NDArray[np.float32] = F.normalize(weight, dim=-1).cpu().numpy()
+        return np.where(self._warm[:, None], vectors, np.float32(0))

@@ -209,6 +209,10 @@ class Finetune(Section):
     loss: Literal["catalogue", "vocab"] = "catalogue"
     """catalogue: cross-entropy over the tokens that the catalogue allows, which is what decoding over the catalogue
     asks for; the model's head is computed for these tokens only. vocab: over the whole vocabulary."""
+    negatives: Literal["all", "warm"] = "all"
+    """all: the softmax is over the whole catalogue. warm: over the items that have training events, so that those without, which are
+    never the target, are not learned to be improbable at every event: what they share with others, such as words of the title, decides.
+    For identifiers.scheme: token."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Probability mass spread evenly over the allowed tokens."""
     learning_rate: float = Field(default=5e-4, gt=0)
