@@ -7,7 +7,7 @@
 
 Each seed is a run of its own (`llmrec run`) in runs/NAME-seedN, or each seed of each variant in runs/NAME-VARIANT-seedN, and what is done there already is not done again; then `llmrec compare` makes one
 comparison of them. Its Markdown and JSON are kept as docs/results/NAME.md and NAME.json, under the command, the commit and what the machine is.
-The HTML report stays in runs/NAME.
+The HTML report stays in runs/NAME. Runs that were made on another machine are put into runs/ and compared with --made-on "one H100, commit abc1234".
 
 A file of variants names a suite and, for each variant, the settings that are its own; the systems of all are compared, told apart by their runs:
 
@@ -49,6 +49,12 @@ def git(*arguments: str) -> str:
     ).stdout.strip()
 
 
+def about() -> str:
+    """Return what the figures depend on beside the code, in words."""
+    it = machine()
+    return f"{it['cuda'] + ' and ' if it['cuda'] else ''}{it['cores']} cores of {it['platform']}, torch {it['torch']}"
+
+
 def variants_of(path: Path) -> tuple[Path, dict[str, list[str]]]:
     """Return a suite, and the settings of each of its variants by the end of its name; a suite by itself has one without a name."""
     content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -68,6 +74,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the table; that of the suite's file if left out")
     parser.add_argument("--set", action="append", default=[], help="as of llmrec run")
     parser.add_argument("--subject", help="as of llmrec compare")
+    parser.add_argument("--made-on", help="the runs are there already, made on this: only compare them")
     arguments = parser.parse_args()
     name = arguments.name or arguments.suite.stem
     began, commit = time.perf_counter(), git("rev-parse", "--short", "HEAD")
@@ -78,22 +85,29 @@ def main() -> None:
         for seed in arguments.seeds:
             runs.append(f"runs/{name}{variant}-seed{seed}")
             sets = [*own, *arguments.set, f"seed={seed}", f"output={runs[-1]}"]
-            llmrec("run", str(suite), *(part for s in sets for part in ("--set", s)))
+            if arguments.made_on is None:
+                llmrec("run", str(suite), *(part for s in sets for part in ("--set", s)))
     subject = ["--subject", arguments.subject] if arguments.subject else []
     llmrec("compare", *runs, "--output", f"runs/{name}", *subject)
-    made = {
-        "command": shlex.join(["python", "benchmarks/table.py", *sys.argv[1:]]),
-        "commit": commit + (" and changes that were not committed" if changed else ""),
-        "seconds": round(time.perf_counter() - began),
-        "machine": machine(),
-    }
+    command = [a for a in sys.argv[1:] if a not in ("--made-on", arguments.made_on)]
+    made = {"command": shlex.join(["python", "benchmarks/table.py", *command])}
+    if arguments.made_on is None:
+        made |= {
+            "commit": commit + (" and changes that were not committed" if changed else ""),
+            "seconds": round(time.perf_counter() - began),
+            "machine": about(),
+        }
+    else:
+        made["made on"] = arguments.made_on
     results = ROOT / "docs" / "results"
     results.mkdir(exist_ok=True)
-    about = made["machine"]
+    where = (
+        f"commit {made['commit']}, {made['seconds']} s (what was done before not counted) on {made['machine']}"
+        if arguments.made_on is None
+        else f"made on {arguments.made_on}"
+    )
     head = (
-        f"<!-- Written by {made['command']}: change that, not this. -->\n\n`{made['command']}`, commit {made['commit']}, "
-        f"{made['seconds']} s (what was done before not counted) on {about['cores']} cores of {about['platform']}, torch "
-        f"{about['torch']}.\n\n"
+        f"<!-- Written by {made['command']}: change that, not this. -->\n\n`{made['command']}`, {where}.\n\n"
     )
     found = json.loads((ROOT / "runs" / name / "report.json").read_text())
     (results / f"{name}.json").write_text(json.dumps({**made, **found}, indent=1) + "\n")

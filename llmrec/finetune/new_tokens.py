@@ -42,11 +42,16 @@ class NewTokens(nn.Module):
         the tokens just so, since ``|P h|`` is the same for all of them. Its probabilities are close, not equal.
     dropout
         Share of features of new tokens' embeddings, and of states that are scored, zeroed in training.
+    of_events, cold_dropout
+        Which features of ``vectors`` come from events [d], and the share of tokens for which they are zeroed in a training step,
+        drawn anew for each, on both sides of the model: what an item without events looks like (Volkovs, Yu & Poutanen 2017,
+        "DropoutNet: Addressing Cold Start in Recommender Systems").
     seed
         Of the maps.
     """
 
     rows: Tensor  # [n, D]
+    of_events: Tensor  # [d]
     length: Tensor  # [] running mean of |P h|; 0 before the first step
 
     def __init__(
@@ -57,6 +62,8 @@ class NewTokens(nn.Module):
         *,
         temperature: float | None = None,
         dropout: float,
+        of_events: NDArray[np.bool_] | None = None,
+        cold_dropout: float = 0.0,
         seed: int,
     ) -> None:
         super().__init__()
@@ -77,6 +84,10 @@ class NewTokens(nn.Module):
         self.register_buffer("rows", start, persistent=False)
         if temperature is not None:
             self.register_buffer("length", torch.zeros((), device=device))
+        self.cold_dropout = 0.0 if of_events is None else cold_dropout
+        if self.cold_dropout:
+            self.register_buffer("of_events", torch.as_tensor(of_events, device=device), persistent=False)
+        self._shown: Tensor | None = None
         d = vectors.shape[1]
         scale = float(start.square().mean().sqrt())
         generator = torch.Generator().manual_seed(seed)
@@ -95,18 +106,22 @@ class NewTokens(nn.Module):
         """Return the input embeddings [n, D]."""
         if not self.aligned:
             return self._delta(0)
-        rows: Tensor = self.rows + F.linear(self.vectors, self.to_input)
+        rows: Tensor = self.rows + F.linear(self._seen_vectors(), self.to_input)
         return rows
+
+    def _seen_vectors(self) -> Tensor:
+        """Return the vectors, in training as this step shows them [n, d]."""
+        return self.vectors if self._shown is None or not self.training else self.vectors * self._shown
 
     def outputs(self) -> Tensor:
         """Return the rows of the head [n, D]."""
         if not self.aligned:
             return self._delta(1)
         if self.temperature is None:
-            rows: Tensor = self.vectors @ self.to_score / self.vectors.shape[1] ** 0.5
+            rows: Tensor = self._seen_vectors() @ self.to_score / self.vectors.shape[1] ** 0.5
         else:
             length = torch.where(self.length > 0, self.length, 1.0)
-            rows = F.normalize(self.vectors, dim=-1) @ self.to_score / (self.temperature * length)
+            rows = F.normalize(self._seen_vectors(), dim=-1) @ self.to_score / (self.temperature * length)
         return rows
 
     def cosines(self, states: Tensor) -> Tensor:
@@ -117,10 +132,15 @@ class NewTokens(nn.Module):
                 mean = F.linear(states, self.to_score).float().norm(dim=-1).mean()
                 self.length.copy_(torch.where(self.length > 0, self.length.lerp(mean, 0.02), mean))
         mapped = F.linear(self.drop(states), self.to_score).float()
-        return F.linear(F.normalize(mapped, dim=-1) / self.temperature, F.normalize(self.vectors, dim=-1))
+        return F.linear(
+            F.normalize(mapped, dim=-1) / self.temperature, F.normalize(self._seen_vectors(), dim=-1)
+        )
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """Return the input embeddings of tokens, old and new [B, T, D]."""
+        """Return the input embeddings of tokens, old and new [B, T, D]; in training, the beginning of a step."""
+        if self.training and self.aligned and self.cold_dropout:
+            cold = torch.rand(len(self.vectors), 1, device=self.vectors.device) < self.cold_dropout
+            self._shown = (~(cold & self.of_events)).to(self.vectors.dtype)
         new = token_ids >= self.first  # [B, T]
         old_rows = self._layers[0].token_adapter.base_layer(token_ids.masked_fill(new, 0))
         new_rows = F.embedding((token_ids - self.first).clamp(min=0), self.inputs())
