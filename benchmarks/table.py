@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -55,6 +56,11 @@ def about() -> str:
     return f"{it['cuda'] + ' and ' if it['cuda'] else ''}{it['cores']} cores of {it['platform']}, torch {it['torch']}"
 
 
+def without_users(report: str) -> str:
+    """Return a report without the histories and lists of single users: not every log's licence lets them be passed on."""
+    return re.sub(r"^### Users, side by side\n.*?(?=^#)", "", report, flags=re.MULTILINE | re.DOTALL)
+
+
 def variants_of(path: Path) -> tuple[Path, dict[str, list[str]]]:
     """Return a suite, and the settings of each of its variants by the end of its name; a suite by itself has one without a name."""
     content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -74,6 +80,9 @@ def main() -> None:
     parser.add_argument("--name", help="of the table; that of the suite's file if left out")
     parser.add_argument("--set", action="append", default=[], help="as of llmrec run")
     parser.add_argument("--subject", help="as of llmrec compare")
+    parser.add_argument(
+        "--baseline", help="as of llmrec compare; the table is then NAME-beside-BASELINE, of the same runs"
+    )
     parser.add_argument("--made-on", help="the runs are there already, made on this: only compare them")
     arguments = parser.parse_args()
     name = arguments.name or arguments.suite.stem
@@ -87,8 +96,13 @@ def main() -> None:
             sets = [*own, *arguments.set, f"seed={seed}", f"output={runs[-1]}"]
             if arguments.made_on is None:
                 llmrec("run", str(suite), *(part for s in sets for part in ("--set", s)))
-    subject = ["--subject", arguments.subject] if arguments.subject else []
-    llmrec("compare", *runs, "--output", f"runs/{name}", *subject)
+    beside = []
+    if arguments.subject:
+        beside += ["--subject", arguments.subject]
+    if arguments.baseline:
+        beside += ["--baseline", arguments.baseline]
+        name += f"-beside-{arguments.baseline}"
+    llmrec("compare", *runs, "--output", f"runs/{name}", *beside)
     command = [a for a in sys.argv[1:] if a not in ("--made-on", arguments.made_on)]
     made = {"command": shlex.join(["python", "benchmarks/table.py", *command])}
     if arguments.made_on is None:
@@ -111,7 +125,9 @@ def main() -> None:
     )
     found = json.loads((ROOT / "runs" / name / "report.json").read_text())
     (results / f"{name}.json").write_text(json.dumps({**made, **found}, indent=1) + "\n")
-    (results / f"{name}.md").write_text(head + (ROOT / "runs" / name / "report.md").read_text())
+    (results / f"{name}.md").write_text(
+        head + without_users((ROOT / "runs" / name / "report.md").read_text())
+    )
     print(f"kept in docs/results/{name}.md and {name}.json")
 
 
