@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument(
         "--baseline", help="as of llmrec compare; the table is then NAME-beside-BASELINE, of the same runs"
     )
+    parser.add_argument("--with", dest="more", nargs="+", default=[], help="more runs to compare these with")
     parser.add_argument("--made-on", help="the runs are there already, made on this: only compare them")
     arguments = parser.parse_args()
     name = arguments.name or arguments.suite.stem
@@ -102,7 +103,7 @@ def main() -> None:
     if arguments.baseline:
         beside += ["--baseline", arguments.baseline]
         name += f"-beside-{arguments.baseline}"
-    llmrec("compare", *runs, "--output", f"runs/{name}", *beside)
+    llmrec("compare", *runs, *arguments.more, "--output", f"runs/{name}", *beside)
     command = [a for a in sys.argv[1:] if a not in ("--made-on", arguments.made_on)]
     made = {"command": shlex.join(["python", "benchmarks/table.py", *command])}
     if arguments.made_on is None:
