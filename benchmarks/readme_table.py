@@ -48,8 +48,11 @@ def against(system: dict[str, Any] | None) -> str:
     if system is None or METRIC not in system.get("differences", {}):
         return ""
     it = system["differences"][METRIC]
-    p = "< .001" if it["p_holm"] < 0.001 else f"= {digits(it['p_holm'])[:4]}"
-    return f"{it['relative']:+.1%} ({digits(it['low'], True)} to {digits(it['high'], True)}, p {p})"
+    p, corrected = (
+        "< .001" if it[name] < 0.001 else "= " + f"{it[name]:.3f}".replace("0.", ".", 1)
+        for name in ("p", "p_holm")
+    )
+    return f"{it['relative']:+.1%} ({digits(it['low'], True)} to {digits(it['high'], True)}; p {p}, corrected {corrected})"
 
 
 def column(name: str, about: str, without: str) -> tuple[list[str], str]:
@@ -57,8 +60,11 @@ def column(name: str, about: str, without: str) -> tuple[list[str], str]:
     path = ROOT / "docs" / "results" / f"{name}.json"
     found = json.loads(path.read_text(encoding="utf-8"))
     systems = found["systems"]
-    stricter = path.with_name(f"{name}-beside-two_sasrecs.json")
-    control = json.loads(stricter.read_text(encoding="utf-8"))["systems"] if stricter.is_file() else {}
+
+    def beside(baseline: str) -> dict[str, Any]:
+        file = path.with_name(f"{name}-beside-{baseline}.json")
+        return json.loads(file.read_text(encoding="utf-8"))["systems"] if file.is_file() else {}
+
     seeds = len(systems["llm"]["seeds"])
     cells = [
         f"[{about}](docs/results/{name}.md)",
@@ -66,7 +72,8 @@ def column(name: str, about: str, without: str) -> tuple[list[str], str]:
         *(cell(systems.get(s)) for s in ("llm", "sasrec", "fused", "two_sasrecs", without)),
         against(systems["llm"]),
         against(systems.get("fused")),
-        against(control.get("fused")),
+        against(beside("two_sasrecs").get("fused")),
+        against(beside(without).get("fused")),
     ]
     made = found.get("made on") or f"{found['machine']}, commit {found['commit']}"
     return cells, f"* {about}: `{found['command']}`; {made}."
@@ -86,6 +93,7 @@ def table() -> str:
         "LLM beside SASRec",
         "LLM and SASRec beside SASRec",
         "LLM and SASRec beside two SASRecs",
+        "LLM and SASRec beside the fusion without it",
     ]
     rows = [list(row) for row in zip(head, *(cells for cells, _ in found), strict=True)]
     rows.insert(1, ["---"] * len(rows[0]))

@@ -56,9 +56,13 @@ def about() -> str:
     return f"{it['cuda'] + ' and ' if it['cuda'] else ''}{it['cores']} cores of {it['platform']}, torch {it['torch']}"
 
 
-def without_users(report: str) -> str:
-    """Return a report without the histories and lists of single users: not every log's licence lets them be passed on."""
-    return re.sub(r"^### Users, side by side\n.*?(?=^#)", "", report, flags=re.MULTILINE | re.DOTALL)
+def shortened(report: str) -> str:
+    """Return a report without what the command above it says already, the configs, and without the histories and lists of single users.
+
+    Not every log's licence lets the latter be passed on.
+    """
+    report = re.sub(r"^### Users, side by side\n.*?(?=^#)", "", report, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"<details><summary>Resolved config.*?</details>\n*", "", report, flags=re.DOTALL)
 
 
 def variants_of(path: Path) -> tuple[Path, dict[str, list[str]]]:
@@ -97,6 +101,8 @@ def main() -> None:
             sets = [*own, *arguments.set, f"seed={seed}", f"output={runs[-1]}"]
             if arguments.made_on is None:
                 llmrec("run", str(suite), *(part for s in sets for part in ("--set", s)))
+    absent = [run for run in runs if not (ROOT / run).is_dir()] if arguments.made_on else []
+    runs = [run for run in runs if run not in absent]
     beside = []
     if arguments.subject:
         beside += ["--subject", arguments.subject]
@@ -113,22 +119,20 @@ def main() -> None:
             "machine": about(),
         }
     else:
-        made["made on"] = arguments.made_on
+        made["made on"] = arguments.made_on + (f"; not made: {', '.join(absent)}" if absent else "")
     results = ROOT / "docs" / "results"
     results.mkdir(exist_ok=True)
     where = (
         f"commit {made['commit']}, {made['seconds']} s (what was done before not counted) on {made['machine']}"
         if arguments.made_on is None
-        else f"made on {arguments.made_on}"
+        else f"made on {made['made on']}"
     )
     head = (
         f"<!-- Written by {made['command']}: change that, not this. -->\n\n`{made['command']}`, {where}.\n\n"
     )
     found = json.loads((ROOT / "runs" / name / "report.json").read_text())
     (results / f"{name}.json").write_text(json.dumps({**made, **found}, indent=1) + "\n")
-    (results / f"{name}.md").write_text(
-        head + without_users((ROOT / "runs" / name / "report.md").read_text())
-    )
+    (results / f"{name}.md").write_text(head + shortened((ROOT / "runs" / name / "report.md").read_text()))
     print(f"kept in docs/results/{name}.md and {name}.json")
 
 
