@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -31,3 +33,13 @@ def test_pinned_versions_cover_what_is_required():
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     names = {re.match(r"[\w.-]+", r)[0].lower().replace("_", "-") for r in wanted}  # extras and ranges off
     assert names - pinned == set()
+
+
+def test_the_table_of_results_in_the_readme_is_that_of_the_kept_files():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "readme_table.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

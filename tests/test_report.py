@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from llmrec.eval.markup import latex_text
 from llmrec.eval.plots import Dot, Point, curve_plot, dot_plot, scatter_plot, ticks
 from llmrec.eval.report import render_html, render_json, render_latex, render_markdown
 from llmrec.eval.slices import user_slices
+from llmrec.eval.views import slice_tables
 
 N, U = 40, 120
 EVIL = "<script>alert('x')</script> | `Alien` & \"Co\""
@@ -601,3 +603,12 @@ def test_plots_stay_inside_their_frame_and_say_their_numbers() -> None:
 )
 def test_numbers_are_written_for_readers(text: str, expected: str) -> None:
     assert text == expected
+
+
+def test_where_all_are_alike_none_is_the_best():
+    def group(**means):
+        return SimpleNamespace(title="Popularity", note="", means=means)
+
+    slices = [group(a=0.0, b=0.0), group(a=0.2, b=0.1), group(a=0.2, b=0.2, c=0.1)]
+    (table,) = slice_tables(SimpleNamespace(slices=slices))
+    assert [entry["best"] for entry in table["groups"]] == [set(), {"a"}, {"a", "b"}]

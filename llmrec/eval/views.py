@@ -221,7 +221,8 @@ def slice_tables(comparison: Comparison) -> list[dict[str, Any]]:
     for group in comparison.slices:
         table = tables.setdefault(group.title, {"title": group.title, "note": group.note, "groups": []})
         top = max(group.means.values())
-        best = {name for name, mean in group.means.items() if mean == top}
+        # Where all are alike, such as all at 0, none is the best.
+        best = {name for name, mean in group.means.items() if mean == top > min(group.means.values())}
         table["groups"].append({"group": group, "best": best})
     return list(tables.values())
 

@@ -165,19 +165,17 @@ def _of_events(
     """Return which features of items' vectors come from events: those in which every item without any is 0 [d]."""
     assert vectors is not None
     cold = vectors[trie.code[trie.leaf - 1][~warm]]
-    found: NDArray[np.bool_] = ~cold.any(axis=0)
-    if not len(cold) or not found.any() or found.all():
-        what = (
-            "there is no item without training events"
-            if not len(cold)
-            else (
-                "the vectors of identifiers.collaborative_system have no part that comes from events alone"
-                if not found.any()
-                else "the vectors of identifiers.collaborative_system say nothing of items without training events"
+    found: NDArray[np.bool_] = np.all(cold == 0, axis=0)
+    vectors_of = "the vectors of identifiers.collaborative_system"
+    wrong = {
+        "there is no item without training events": not len(cold),
+        f"{vectors_of} have no part that comes from events alone": not found.any(),
+        f"{vectors_of} say nothing of items without training events": found.all(),
+    }
+    for what, so in wrong.items():
+        if so:
+            raise ConfigError(
+                f"finetune.new_tokens.cold_dropout is set, and {what}. Expected a hybrid of a system such as sasrec or svd and of "
+                "content there, and items that it is for; or 0."
             )
-        )
-        raise ConfigError(
-            f"finetune.new_tokens.cold_dropout is set, and {what}. Expected a hybrid of a system such as sasrec or svd and of content "
-            "there, and items that it is for; or 0."
-        )
     return found
