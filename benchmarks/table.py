@@ -85,7 +85,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="as of llmrec run")
     parser.add_argument("--subject", help="as of llmrec compare")
     parser.add_argument(
-        "--baseline", help="as of llmrec compare; the table is then NAME-beside-BASELINE, of the same runs"
+        "--baseline",
+        help="as of llmrec compare; kept are the differences from it, as NAME-beside-BASELINE.json",
     )
     parser.add_argument("--with", dest="more", nargs="+", default=[], help="more runs to compare these with")
     parser.add_argument("--made-on", help="the runs are there already, made on this: only compare them")
@@ -131,9 +132,17 @@ def main() -> None:
         f"<!-- Written by {made['command']}: change that, not this. -->\n\n`{made['command']}`, {where}.\n\n"
     )
     found = json.loads((ROOT / "runs" / name / "report.json").read_text())
+    if arguments.baseline:
+        # Of the same lists as the table without it: what is different.
+        systems = {
+            system: {"differences": it.get("differences", {})} for system, it in found["systems"].items()
+        }
+        found = {"baseline": found["baseline"], "summary": found["summary"], "systems": systems}
+    else:
+        report = (ROOT / "runs" / name / "report.md").read_text()
+        (results / f"{name}.md").write_text(head + shortened(report))
     (results / f"{name}.json").write_text(json.dumps({**made, **found}, indent=1) + "\n")
-    (results / f"{name}.md").write_text(head + shortened((ROOT / "runs" / name / "report.md").read_text()))
-    print(f"kept in docs/results/{name}.md and {name}.json")
+    print(f"kept in docs/results as {name}")
 
 
 if __name__ == "__main__":

@@ -56,9 +56,8 @@ class Opinions:
         """Yield some events [B] and the log-probabilities of all items there [B, N], until all were asked about."""
         for events, before in before_events(self.split.train, self.recommender.users_at_once):
             scores = _scores(self.recommender, before, self.split) / self.temperature
-            top = scores.max(
-                axis=1, keepdims=True
-            )  # by hand: scipy's takes three times as long, and this is most of the work
+            # By hand: scipy's logsumexp takes three times as long, and this is most of the work.
+            top = scores.max(axis=1, keepdims=True)
             yield events, scores - (top + np.log(np.exp(scores - top).sum(axis=1, keepdims=True)))
 
 
