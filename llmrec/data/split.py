@@ -49,6 +49,11 @@ class Split:
         """Size of the catalogue."""
         return self.protocol.items
 
+    @property
+    def warm(self) -> NDArray[np.bool_]:
+        """Say which items have training events [N]; the others are cold."""
+        return np.bincount(self.train.items, minlength=self.n_items) > 0
+
 
 class Policies(TypedDict, total=False):
     """What all splits have to decide.

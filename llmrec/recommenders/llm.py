@@ -129,7 +129,7 @@ class LLMRecommender:
             self.new_tokens,
             self.soft_targets,
             self.users,
-            np.bincount(split.train.items, minlength=split.n_items) > 0,
+            split.warm,
             self.seed,
         )
         self.model = training.model

@@ -120,7 +120,7 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         rng = np.random.default_rng(self.seed)
         items = torch.from_numpy(split.train.items).long().to(self.device_)  # [E]
         self._n_items = split.n_items
-        self._warm = np.bincount(split.train.items, minlength=split.n_items) > 0
+        self._warm = split.warm
         trained = self.model_ = self.build(split.n_items).to(self.device_)
         optimizer, self._steps = self._optimizer(), 0
         if self.averaging:

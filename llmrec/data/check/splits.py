@@ -31,7 +31,7 @@ class SplitCheck:
 def check_split(split: Split) -> SplitCheck:
     """Measure a split."""
     train = split.train
-    trained = np.bincount(train.items, minlength=split.n_items) > 0
+    trained = split.warm
     middle = np.median(split.test.target_timestamps)
     return SplitCheck(
         split.protocol.split,
