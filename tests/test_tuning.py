@@ -9,7 +9,6 @@ import json
 import pytest
 import yaml
 from pipeline_cases import llmrec
-from tuning_cases import blind
 
 from llmrec.config import RunConfig
 from llmrec.config_file import load_config
@@ -20,6 +19,7 @@ from llmrec.pipeline.tuning_spaces import Choices, Range, read_spaces
 from llmrec.pipeline.tuning_study import Study
 from llmrec.recommenders.registry import RECOMMENDERS
 from llmrec.settings import Tuning
+from llmrec.testing import without_test
 
 SPACE = {
     "rate": Range(1e-4, 1e-1, log=True),
@@ -285,7 +285,7 @@ def test_the_language_model_is_tuned_without_the_test_and_starts_from_tuned_vect
 
     def prepare_blind(settings):
         split, catalog = prepare(settings)
-        return blind(split), catalog
+        return without_test(split), catalog
 
     fit, finetune, open_decoder, trained = SASRec.fit, LLMRecommender.fit, tuning_trial.open_decoder, []
 
