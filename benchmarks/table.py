@@ -16,6 +16,8 @@ A file of variants names a suite and, for each variant, the settings that are it
     variants:
       all: []
       a-tenth: [finetune.selection.share=0.1]
+
+With ``source: [settings]`` another model is fine-tuned first, in runs/NAME-source-seedN, and is not compared; settings of variants name its folder as {source}.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import yaml
 from common import machine
 
 ROOT = Path(__file__).parents[1]
+SOURCE = "-source"  # of the run that is only there for the others
 
 
 def llmrec(*arguments: str) -> None:
@@ -71,7 +74,9 @@ def variants_of(path: Path) -> tuple[Path, dict[str, list[str]]]:
     if "variants" not in content:
         return path, {"": []}
     shared = content.get("set", [])
-    return ROOT / content["suite"], {f"-{name}": [*shared, *own] for name, own in content["variants"].items()}
+    source = {SOURCE: content["source"]} if "source" in content else {}
+    variants = source | {f"-{name}": own for name, own in content["variants"].items()}
+    return ROOT / content["suite"], {name: [*shared, *own] for name, own in variants.items()}
 
 
 def main() -> None:
@@ -98,10 +103,15 @@ def main() -> None:
     suite, variants = variants_of(arguments.suite)
     for variant, own in variants.items():
         for seed in arguments.seeds:
-            runs.append(f"runs/{name}{variant}-seed{seed}")
-            sets = [*own, *arguments.set, f"seed={seed}", f"output={runs[-1]}"]
+            run = f"runs/{name}{variant}-seed{seed}"
+            settings = [s.replace("{source}", f"runs/{name}{SOURCE}-seed{seed}") for s in own]
+            sets = [*settings, *arguments.set, f"seed={seed}", f"output={run}"]
+            stages = ("prepare", "finetune") if variant == SOURCE else ("run",)
             if arguments.made_on is None:
-                llmrec("run", str(suite), *(part for s in sets for part in ("--set", s)))
+                for stage in stages:
+                    llmrec(stage, str(suite), *(part for s in sets for part in ("--set", s)))
+            if variant != SOURCE:
+                runs.append(run)
     absent = [run for run in runs if not (ROOT / run).is_dir()] if arguments.made_on else []
     runs = [run for run in runs if run not in absent]
     beside = []

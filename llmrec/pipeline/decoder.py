@@ -37,8 +37,17 @@ def language_model_part(
             decoding=config.decoding,
         ),
         hashlib.sha256(key.encode()).hexdigest()[:32],
+        _knows_cold_items(config),
         on_users,
     )
+
+
+def _knows_cold_items(config: RunConfig) -> bool:
+    """Say whether titles tell the model something of items that it has not been trained on."""
+    scheme, vectors = config.identifiers.scheme, config.identifiers.vectors
+    if scheme == "token":
+        return config.finetune.negatives == "warm"
+    return scheme == "title" or (scheme == "semantic" and vectors != "collaborative")
 
 
 @contextmanager

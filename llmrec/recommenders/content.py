@@ -62,6 +62,8 @@ class Content(ScoringRecommender):
         The items' vectors, of length 1; of length 0 for a text without a word [N, D].
     """
 
+    knows_cold_items = True
+
     # Defaults: the best validation NDCG@10 on ml-100k of no, some and all attributes x decay 0.6-1. Whitening was chosen
     # there too: it beat centring alone, and the projection that semantic identifiers use, by half and more.
     def __init__(

@@ -6,9 +6,9 @@ Shapes: P parts, U users, N items of the catalogue, G points of the grid of weig
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,18 @@ from llmrec.recommenders.training_settings import OnEpoch
 
 __all__ = ["Hybrid", "weight_grid"]
 
+_COLD_SCALES = (None, 0.25, 0.5, 0.75, 1.0)  # None: as all parts score them
 _MOST_WEIGHTS = 100  # points of the grid by default
 _MOST_ASKED = 2_000  # and where steps are given
+
+
+class Mix(NamedTuple):
+    """How parts are fused."""
+
+    weights: NDArray[np.float64]  # [P], in sum 1
+    cold: (
+        float | None
+    )  # what scores of cold items by the parts that know them are multiplied with; None: all parts score them
 
 
 class Hybrid(MadeOfParts):
@@ -54,6 +64,12 @@ class Hybrid(MadeOfParts):
     steps
         In how many steps the grid divides 1. ``None``: tenths among two or three parts, coarser ones among more (at most
         100 ways).
+    cold
+        What becomes of items without training events under ``zscore``, where some parts know something of them (``content``, a
+        language model that writes titles) and others only that they never came next, which puts such an item last however much
+        it has in common with the history. chosen: those others have no say in it; its score is the weighted mean of the parts
+        that know it (a plain mean where they have no weight), times .25, .5, .75 or 1, or else all have their say: whichever is
+        best on the validation users, together with the weights. scored: all have their say.
     validation_users
         How many validation users the weights are chosen on, a random sample; ``None``: all. Fewer make the weights less
         sure; they are for parts that are slow to score, such as the language model, on large data.
@@ -70,8 +86,8 @@ class Hybrid(MadeOfParts):
     weights_
         Weight of each part by name, in sum 1.
     chosen_
-        Where weights were chosen: ``weights``; ``ndcg@10`` on the validation users, and ``ndcg@10 alone`` of each part
-        there; how many ``users`` that were.
+        Where anything was chosen: ``weights``; what scores of ``cold`` items are multiplied with, unless all parts have their say;
+        ``ndcg@10`` on the validation users, and ``ndcg@10 alone`` of each part there; how many ``users`` that were.
     """
 
     def __init__(
@@ -81,6 +97,7 @@ class Hybrid(MadeOfParts):
         fusion: Fusion = "zscore",
         weights: Mapping[str, float] | None = None,
         steps: int | None = None,
+        cold: Literal["chosen", "scored"] = "chosen",
         validation_users: int | None = None,
         catalog: Catalog | None = None,
         seed: int = 0,
@@ -94,6 +111,7 @@ class Hybrid(MadeOfParts):
             "fusion": fusion,
             "weights": weights,
             "steps": steps,
+            "cold": cold,
             "validation_users": validation_users,
         }
         problems = self.option_problems(settings, name)
@@ -110,6 +128,7 @@ class Hybrid(MadeOfParts):
         )
         self.fusion = fusion
         self.weights, self.steps, self.validation_users, self.seed = weights, steps, validation_users, seed
+        self.cold = cold
         self.weights_: dict[str, float] = {}
         self.chosen_: dict[str, Any] = {}
 
@@ -137,6 +156,8 @@ class Hybrid(MadeOfParts):
                 f"{where}.steps: got {steps}; expected 1 or more, with no more than {_MOST_ASKED:,} ways to divide 1 among "
                 f"{len(parts)} parts"
             )
+        if options.get("cold", "chosen") not in ("chosen", "scored"):
+            problems.append(f"{where}.cold: got {options['cold']!r}; expected chosen or scored")
         problems += cls.validation_problems(options, where)
         return problems
 
@@ -148,11 +169,28 @@ class Hybrid(MadeOfParts):
                 "users, or weights in the config."
             )
         self.fit_parts(split)
-        grid = self._grid()
-        if self.weights is None:
-            self._choose(grid, self._validate(split, grid))
+        self._prepare(split)
+        mixes = self._mixes(split)
+        if self.weights is not None and len(mixes) == 1:
+            self._take(mixes[0])
         else:
-            self.weights_ = dict(zip(self.parts_, grid[0].tolist(), strict=True))
+            self._choose(mixes, self._validate(split, mixes))
+
+    @property
+    def knows_cold_items(self) -> bool:  # type: ignore[override]
+        """Say whether any part does."""
+        return any(part.knows_cold_items for part in self.parts_.values())
+
+    def _prepare(self, split: Split) -> None:
+        """Note which items are cold, and which parts know something of them."""
+        self._is_cold = ~split.warm  # [N]
+        self._knows = np.array([part.knows_cold_items for part in self.parts_.values()])  # [P]
+
+    def _mixes(self, split: Split) -> list[Mix]:
+        """Return what there is to choose among."""
+        can = self._knows.any() and not self._knows.all() and self._is_cold.any() and len(split.valid)
+        scales = _COLD_SCALES if can and self.cold == "chosen" and self.fusion == "zscore" else (None,)
+        return [Mix(weights, scale) for weights in self._grid() for scale in scales]
 
     def _grid(self) -> NDArray[np.float64]:
         """Return the weights to choose among [G, P]: the given ones, or all of a grid."""
@@ -162,42 +200,58 @@ class Hybrid(MadeOfParts):
         total: float = given.sum()
         return given / total
 
-    def _choose(self, grid: NDArray[np.float64], gains: NDArray[np.float64]) -> None:
-        """Take the weights [G, P] with the highest mean of the users' gains [G, U]."""
+    def _take(self, mix: Mix) -> None:
+        """Fuse so from here on."""
+        self.mix_ = mix
+        self.weights_ = dict(zip(self.parts_, mix.weights.tolist(), strict=True))
+
+    def _choose(self, mixes: Sequence[Mix], gains: NDArray[np.float64]) -> None:
+        """Take the mix with the highest mean of the users' gains [G, U]."""
         means = gains.mean(axis=1)
         best = int(means.argmax())
-        self.weights_ = dict(zip(self.parts_, grid[best].tolist(), strict=True))
-        alone = {part: means[grid[:, p] == 1] for p, part in enumerate(self.parts_)}
+        self._take(mixes[best])
+        alone = {
+            part: [m for m, mix in zip(means, mixes, strict=True) if mix.cold is None and mix.weights[p] == 1]
+            for p, part in enumerate(self.parts_)
+        }
         self.chosen_ = {
             "weights": self.weights_,
+            **({} if self.mix_.cold is None else {"cold": self.mix_.cold}),
             "ndcg@10": float(means[best]),
-            "ndcg@10 alone": {part: float(value[0]) for part, value in alone.items() if len(value)},
+            "ndcg@10 alone": {part: float(value[0]) for part, value in alone.items() if value},
             "users": gains.shape[1],
         }
 
-    def _validate(self, split: Split, grid: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return each validation user's NDCG@10 under each of some weights [G, U]; a part scores a user once."""
+    def _validate(self, split: Split, mixes: Sequence[Mix]) -> NDArray[np.float64]:
+        """Return each validation user's NDCG@10 under each mix [G, U]; a part scores a user once."""
         gains = []
         for holdout in self.blocks(self.validation(split)):
             scores = self._comparable(self.part_scores(holdout.histories), holdout.histories)
-            fused = (np.tensordot(weights, scores, 1) for weights in grid)
+            fused = (self._sum(mix, scores) for mix in mixes)
             gains.append([given_gains(f, holdout, exclude_seen=split.protocol.exclude_seen) for f in fused])
         return np.concatenate(gains, axis=1)
 
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return the weighted sum of the parts' comparable scores, or the scores of a part that has all the weight [U, N]."""
-        weights = np.array([self.weights_[part] for part in self.parts_])  # [P]
-        return self.fuse(weights, self.part_scores(histories), histories)
+        return self.fuse(self.mix_, self.part_scores(histories), histories)
 
-    def fuse(
-        self, weights: NDArray[np.float64], scores: NDArray[np.float64], histories: Histories
-    ) -> NDArray[np.float64]:
-        """Return what weights [P] make of the scores of all parts [P, U, N]."""
-        if weights.max() == 1:
+    def fuse(self, mix: Mix, scores: NDArray[np.float64], histories: Histories) -> NDArray[np.float64]:
+        """Return what a mix makes of the scores of all parts [P, U, N]."""
+        if mix.weights.max() == 1 and mix.cold is None:
             # Mapped to another scale, scores that differ in the last bit could become equal.
-            alone: NDArray[np.float64] = scores[weights.argmax()]
+            alone: NDArray[np.float64] = scores[mix.weights.argmax()]
             return alone
-        return np.asarray(np.tensordot(weights, self._comparable(scores, histories), 1), dtype=np.float64)
+        return self._sum(mix, self._comparable(scores, histories))
+
+    def _sum(self, mix: Mix, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the weighted sum [U, N] of comparable scores [P, U, N], of cold items by those parts alone that know them."""
+        total = np.asarray(np.tensordot(mix.weights, scores, 1), dtype=np.float64)
+        if mix.cold is not None:
+            say = mix.weights * self._knows
+            if not say.any():
+                say = self._knows.astype(np.float64)
+            total[:, self._is_cold] = mix.cold * np.tensordot(say / say.sum(), scores[:, :, self._is_cold], 1)
+        return total
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return the item vectors of all parts side by side [N, D], whatever their weights.

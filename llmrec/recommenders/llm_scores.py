@@ -36,6 +36,8 @@ class LanguageModel:
     """Loads it."""
     key: str
     """Tells its scores from those of any other model, prompt or identifiers."""
+    knows_cold_items: bool = False
+    """Whether what it says of an item without training events says anything of that item."""
     on_users: Callable[[int], None] | None = None
     """Called with the number of users scored so far."""
 
@@ -70,6 +72,7 @@ class LanguageModelScores(ScoringRecommender):
         name: str = "llm",
     ) -> None:
         self.name = name
+        self.knows_cold_items = language_model is not None and language_model.knows_cold_items
         self.normalisation = normalisation
         self.language_model, self.checkpoint = language_model, checkpoint
         self.spared_seconds_ = 0.0

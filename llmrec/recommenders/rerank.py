@@ -7,9 +7,9 @@ K folds.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from llmrec.data.split import Split
 from llmrec.errors import ConfigError, DataError
 from llmrec.recommenders.boosting import Candidates, ndcg_of_candidates, staged, train
 from llmrec.recommenders.comparable import Fusion, comparable, new_items
-from llmrec.recommenders.hybrid import Hybrid
+from llmrec.recommenders.hybrid import Hybrid, Mix
 from llmrec.recommenders.llm_scores import LanguageModel
 from llmrec.recommenders.parts import Parts
 from llmrec.recommenders.rerank_features import CandidateFeatures, candidates_of
@@ -49,7 +49,7 @@ class Rerank(Hybrid):
 
     Parameters
     ----------
-    parts, fusion, weights, steps
+    parts, fusion, weights, steps, cold
         See :class:`~llmrec.recommenders.hybrid.Hybrid`.
     candidates
         Items per part, at least 10. More find more targets and make more rows of what can only be noise.
@@ -92,6 +92,7 @@ class Rerank(Hybrid):
         fusion: Fusion = "zscore",
         weights: Mapping[str, float] | None = None,
         steps: int | None = None,
+        cold: Literal["chosen", "scored"] = "chosen",
         candidates: int = 100,
         learning_rate: float = 0.05,
         leaves: int = 8,
@@ -131,6 +132,7 @@ class Rerank(Hybrid):
             fusion=fusion,
             weights=weights,
             steps=steps,
+            cold=cold,
             validation_users=validation_users,
             catalog=catalog,
             seed=seed,
@@ -160,13 +162,14 @@ class Rerank(Hybrid):
         self.fit_parts(split)
         self._exclude_seen = split.protocol.exclude_seen
         self._features = CandidateFeatures(split, list(self.parts_))
-        grid = self._grid()
-        gains = self._validate(split, grid)
-        self._choose(grid, gains)
+        self._prepare(split)
+        mixes = self._mixes(split)
+        gains = self._validate(split, mixes)
+        self._choose(mixes, gains)
         fold = np.random.default_rng(self.seed).permutation(len(users)) % self.folds  # [U]
         # Users of a fold have nothing to say about the weights from which their own candidates start.
         points = [int(gains[:, fold != k].mean(axis=1).argmax()) for k in range(self.folds)]
-        given, starts = self._gather(users, np.vstack([grid[points], list(self.weights_.values())]))
+        given, starts = self._gather(users, [*(mixes[p] for p in points), self.mix_])
         curve = np.zeros((self.max_trees // _STEP + 1, len(users)))  # NDCG@10
         for k in range(self.folds):
             rows = given.of(fold != k)
@@ -194,12 +197,10 @@ class Rerank(Hybrid):
             "importance": self._importance(),
         }
 
-    def _gather(
-        self, users: Holdout, weights: NDArray[np.float64]
-    ) -> tuple[Candidates, list[NDArray[np.float64]]]:
-        """Return all candidates, and where they start from under each of some weights [*, P]."""
+    def _gather(self, users: Holdout, mixes: Sequence[Mix]) -> tuple[Candidates, list[NDArray[np.float64]]]:
+        """Return all candidates, and where they start from under each of some mixes."""
         owners, features, is_target, first = list[Any](), list[Any](), list[Any](), 0
-        starts = [list[Any]() for _ in weights]
+        starts = [list[Any]() for _ in mixes]
         for holdout in self.blocks(users):
             scores = self.part_scores(holdout.histories)
             user, item = self._candidates(scores, holdout.histories)
@@ -207,8 +208,8 @@ class Rerank(Hybrid):
             is_target.append(item == holdout.target_items[user])
             owners.append(user + first)
             first += len(holdout)
-            for start, w in zip(starts, weights, strict=True):
-                start.append(self._fused(w, scores, holdout.histories)[user, item])
+            for start, mix in zip(starts, mixes, strict=True):
+                start.append(self._fused(mix, scores, holdout.histories)[user, item])
         given = Candidates(
             np.concatenate(owners), np.concatenate(features), np.concatenate(is_target), len(users)
         )
@@ -220,11 +221,9 @@ class Rerank(Hybrid):
         n = min(self.candidates, scores.shape[2])
         return candidates_of(scores, histories, n, exclude_seen=self._exclude_seen)
 
-    def _fused(
-        self, weights: NDArray[np.float64], scores: NDArray[np.float64], histories: Histories
-    ) -> NDArray[np.float64]:
+    def _fused(self, mix: Mix, scores: NDArray[np.float64], histories: Histories) -> NDArray[np.float64]:
         """Return the plain fusion's scores in standard deviations [U, N], so that trees mean the same under every fusion."""
-        fused = self.fuse(weights, scores, histories)
+        fused = self.fuse(mix, scores, histories)
         return comparable(fused, new_items(histories, scores.shape[2]), "zscore")
 
     def _train(
@@ -252,10 +251,9 @@ class Rerank(Hybrid):
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return the scores of all items [U, N]: candidates above all others, which are in the order of the plain fusion."""
         scores = self.part_scores(histories)
-        weights = np.array(list(self.weights_.values()))
         if self._booster is None:
-            return self.fuse(weights, scores, histories)
-        fused = self._fused(weights, scores, histories)
+            return self.fuse(self.mix_, scores, histories)
+        fused = self._fused(self.mix_, scores, histories)
         user, item = self._candidates(scores, histories)
         found = fused.copy()
         found[user, item] = np.inf
