@@ -479,8 +479,11 @@ def test_slices_partition_the_users(comparison: Comparison) -> None:
     for title in titles:
         groups = [group for group in comparison.slices if group.title == title]
         assert sum(group.users for group in groups) == U
-        total = sum(group.users * group.means["llm"] for group in groups) / U
-        assert total == pytest.approx(comparison.intervals["llm"]["ndcg@10"].mean)
+        for metric in comparison.metrics:
+            means = [group.others.get(metric, group.means)["llm"] for group in groups]
+            total = sum(group.users * mean for group, mean in zip(groups, means, strict=True)) / U
+            assert total == pytest.approx(comparison.intervals["llm"][metric].mean)
+        assert all({comparison.metrics[0], *group.others} == set(comparison.metrics) for group in groups)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

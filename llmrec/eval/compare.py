@@ -232,7 +232,6 @@ def compare(
             )
     elif others:
         subject = max(others, key=lambda name: intervals[name][metrics[0]].mean)
-    first = {name: by_metric[metrics[0]] for name, by_metric in values.items()}
     return Comparison(
         evaluations=tuple(evaluations),
         baseline=baseline,
@@ -241,7 +240,7 @@ def compare(
         labels=dict(labels or {}),
         intervals=intervals,
         differences=differences,
-        slices=sliced(slices, evaluations[0].user_ids, first, baseline, subject, seed)
+        slices=sliced(slices, evaluations[0].user_ids, values, baseline, subject, seed)
         if slices is not None
         else (),
         seed=seed,

@@ -41,7 +41,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class SliceGroup:
-    """One group of users: each system's mean of the first metric, and subject minus baseline."""
+    """One group of users: each system's mean of the first metric, and subject minus baseline there."""
 
     title: str  # how users were grouped
     label: str  # this group
@@ -49,6 +49,7 @@ class SliceGroup:
     users: int
     means: Mapping[str, float]  # system -> mean
     difference: Difference | None  # of the subject; not corrected for the number of groups
+    others: Mapping[str, Mapping[str, float]]  # every other metric -> system -> mean
 
 
 def popularity_bands(counts: NDArray[np.integer]) -> NDArray[np.str_]:
@@ -137,12 +138,12 @@ def _by_gap(holdout: Holdout) -> tuple[NDArray[np.integer], list[str]]:
 def sliced(
     slices: Slices,
     user_ids: Sequence[str],
-    values: Mapping[str, NDArray[np.float64]],
+    values: Mapping[str, Mapping[str, NDArray[np.float64]]],
     baseline: str,
     subject: str | None,
     seed: int,
 ) -> tuple[SliceGroup, ...]:
-    """Return each group's means, and the subject minus the baseline; groups without users are left out.
+    """Return each group's means, and by the first metric the subject minus the baseline; groups without users are left out.
 
     Parameters
     ----------
@@ -151,7 +152,7 @@ def sliced(
     user_ids
         The users [U] that ``values`` are of.
     values
-        One metric [U] of each system.
+        Metrics [U] of each system, the same of all.
     baseline, subject
         The systems to subtract; without a subject there are only means.
     seed
@@ -175,11 +176,26 @@ def sliced(
             inside = labels[rows] == text  # [U]
             if not inside.any():
                 continue
-            means = {name: float(value[inside].mean()) for name, value in values.items()}
+            means = {
+                metric: {name: float(found[metric][inside].mean()) for name, found in values.items()}
+                for metric in values[baseline]
+            }
+            first, *others = means
             difference = None
             if subject is not None:
-                difference = paired_difference(values[subject][inside], values[baseline][inside], seed)
-            groups.append(SliceGroup(title, text, slices.notes[title], int(inside.sum()), means, difference))
+                theirs, base = values[subject][first][inside], values[baseline][first][inside]
+                difference = paired_difference(theirs, base, seed)
+            groups.append(
+                SliceGroup(
+                    title,
+                    text,
+                    slices.notes[title],
+                    int(inside.sum()),
+                    means[first],
+                    difference,
+                    {metric: means[metric] for metric in others},
+                )
+            )
     return tuple(groups)
 
 
