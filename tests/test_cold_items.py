@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from test_leakage import CATALOG
 
+from llmrec.config import RunConfig
 from llmrec.data.histories import Histories, History
 from llmrec.errors import ConfigError
+from llmrec.pipeline.decoder import _knows_cold_items
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.comparable import comparable, new_items
 from llmrec.recommenders.holdout import holdout_gains
@@ -148,6 +150,34 @@ def test_who_knows_cold_items():
     assert hybrid().knows_cold_items
     assert not Hybrid(parts=["svd", "markov"]).knows_cold_items
     assert Hybrid(parts=["svd", "content"], catalog=CATALOG).knows_cold_items
+
+
+@pytest.mark.parametrize(
+    ("teacher", "knows"),
+    [
+        ({"kind": "svd"}, False),
+        ({"kind": "hybrid", "parts": {"svd": {}, "markov": {}}}, False),
+        (
+            {
+                "kind": "hybrid",
+                "parts": {"svd": {}, "inner": {"kind": "hybrid", "parts": ["content", "ease"]}},
+            },
+            True,
+        ),
+        ({"kind": "test_cold_items:Texts"}, True),
+        ({"kind": "test_cold_items:Behaviour"}, False),
+    ],
+)
+def test_a_language_model_of_item_tokens_knows_what_its_teacher_knows(teacher, knows):
+    config = {
+        "name": "x",
+        "output": "runs/x",
+        "data": {"dataset": "ml-100k"},
+        "identifiers": {"scheme": "token"},
+        "finetune": {"distillation": {"teacher": "teacher"}},
+        "systems": {"llm": {}, "sasrec": {}, "teacher": teacher},
+    }
+    assert _knows_cold_items(RunConfig.model_validate(config)) is knows
 
 
 def test_another_word_is_refused():

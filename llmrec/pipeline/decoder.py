@@ -19,6 +19,7 @@ from llmrec.pipeline.parts import LanguageParts, pick_device
 from llmrec.progress import say
 from llmrec.recommenders.llm import LLMRecommender
 from llmrec.recommenders.llm_scores import LanguageModel
+from llmrec.recommenders.registry import knows_cold_items
 
 __all__ = ["language_model_part", "make_servable", "open_decoder"]
 
@@ -43,10 +44,15 @@ def language_model_part(
 
 
 def _knows_cold_items(config: RunConfig) -> bool:
-    """Say whether titles tell the model something of items that it has not been trained on."""
-    scheme, vectors = config.identifiers.scheme, config.identifiers.vectors
+    """Say whether the model has learned something of items without training events: from titles, or from a teacher that knows them."""
+    scheme, vectors, teacher = (
+        config.identifiers.scheme,
+        config.identifiers.vectors,
+        config.finetune.distillation.teacher,
+    )
     if scheme == "token":
-        return config.finetune.negatives == "warm"
+        taught = teacher is not None and knows_cold_items(config.systems[teacher], teacher)
+        return taught or config.finetune.negatives == "warm"
     return scheme == "title" or (scheme == "semantic" and vectors != "collaborative")
 
 
