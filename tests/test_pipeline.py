@@ -411,5 +411,6 @@ def test_shipped_configs_are_valid():
     assert ablations
     for path in ablations:
         content = yaml.safe_load(path.read_text())
-        for own in content["variants"].values():
-            load_config(root / content["suite"], [*content["set"], *own])
+        for own in [content.get("source", []), *content["variants"].values()]:
+            settings = [s.replace("{source}", "runs/source") for s in [*content["set"], *own]]
+            load_config(root / content["suite"], settings)
