@@ -19,7 +19,7 @@ from llmrec.pipeline.parts import LanguageParts, pick_device
 from llmrec.progress import say
 from llmrec.recommenders.llm import LLMRecommender
 from llmrec.recommenders.llm_scores import LanguageModel
-from llmrec.recommenders.registry import knows_cold_items
+from llmrec.recommenders.registry import build_recommender
 
 __all__ = ["language_model_part", "make_servable", "open_decoder"]
 
@@ -45,13 +45,10 @@ def language_model_part(
 
 def _knows_cold_items(config: RunConfig) -> bool:
     """Say whether the model has learned something of items without training events: from titles, or from a teacher that knows them."""
-    scheme, vectors, teacher = (
-        config.identifiers.scheme,
-        config.identifiers.vectors,
-        config.finetune.distillation.teacher,
-    )
+    scheme, vectors = config.identifiers.scheme, config.identifiers.vectors
+    teacher = config.finetune.distillation.teacher
     if scheme == "token":
-        taught = teacher is not None and knows_cold_items(config.systems[teacher], teacher)
+        taught = teacher is not None and build_recommender(teacher, config.systems[teacher]).knows_cold_items
         return taught or config.finetune.negatives == "warm"
     return scheme == "title" or (scheme == "semantic" and vectors != "collaborative")
 

@@ -42,9 +42,7 @@ class ScoringRecommender(ABC):
 
     name: str
     users_at_once: int = 1024  # users scored together: U x N float32 must fit in memory
-    knows_cold_items: bool = (
-        False  # whether its score of an item without training events says anything of that item
-    )
+    knows_cold_items: bool = False  # whether its scores say anything of items without training events
     pretrained: tuple[str, ...] = ()  # names of models that fit reads; a run notices when one changes
     spared_seconds_: float = (
         0.0  # work so far that was taken over from before and not done again; a cost all the same

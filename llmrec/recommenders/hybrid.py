@@ -30,12 +30,10 @@ _MOST_ASKED = 2_000  # and where steps are given
 
 
 class Mix(NamedTuple):
-    """How parts are fused."""
+    """How parts are fused: weights in sum 1 [P], and what scores of cold items are multiplied with (``cold`` of :class:`Hybrid`)."""
 
-    weights: NDArray[np.float64]  # [P], in sum 1
-    cold: (
-        float | None
-    )  # what scores of cold items by the parts that know them are multiplied with; None: all parts score them
+    weights: NDArray[np.float64]
+    cold: float | None  # None: all parts have their say
 
 
 class Hybrid(MadeOfParts):
@@ -66,10 +64,10 @@ class Hybrid(MadeOfParts):
         100 ways).
     cold
         What becomes of items without training events under ``zscore``, where some parts know something of them (``content``, a
-        language model that writes titles) and others only that they never came next, which puts such an item last however much
-        it has in common with the history. chosen: those others have no say in it; its score is the weighted mean of the parts
-        that know it (a plain mean where they have no weight), times .25, .5, .75 or 1, or else all have their say: whichever is
-        best on the validation users, together with the weights. scored: all have their say.
+        language model that writes titles or was taught by ``content``) and others only that they never came next, which puts
+        such an item last however much it has in common with the history. chosen: those others have no say in it; its score is
+        the weighted mean of the parts that know it (a plain mean where they have no weight), times .25, .5, .75 or 1, or else
+        all have their say: whichever is best on the validation users, together with the weights. scored: all have their say.
     validation_users
         How many validation users the weights are chosen on, a random sample; ``None``: all. Fewer make the weights less
         sure; they are for parts that are slow to score, such as the language model, on large data.
@@ -129,6 +127,8 @@ class Hybrid(MadeOfParts):
         self.fusion = fusion
         self.weights, self.steps, self.validation_users, self.seed = weights, steps, validation_users, seed
         self.cold = cold
+        self._knows = np.array([part.knows_cold_items for part in self.parts_.values()])  # [P]
+        self.knows_cold_items = bool(self._knows.any())
         self.weights_: dict[str, float] = {}
         self.chosen_: dict[str, Any] = {}
 
@@ -169,26 +169,20 @@ class Hybrid(MadeOfParts):
                 "users, or weights in the config."
             )
         self.fit_parts(split)
-        self._prepare(split)
         mixes = self._mixes(split)
         if self.weights is not None and len(mixes) == 1:
             self._take(mixes[0])
         else:
             self._choose(mixes, self._validate(split, mixes))
 
-    @property
-    def knows_cold_items(self) -> bool:  # type: ignore[override]
-        """Say whether any part does."""
-        return any(part.knows_cold_items for part in self.parts_.values())
-
-    def _prepare(self, split: Split) -> None:
-        """Note which items are cold, and which parts know something of them."""
+    def fit_parts(self, split: Split) -> None:
+        """Fit all parts, and note which items are cold."""
+        super().fit_parts(split)
         self._is_cold = ~split.warm  # [N]
-        self._knows = np.array([part.knows_cold_items for part in self.parts_.values()])  # [P]
 
     def _mixes(self, split: Split) -> list[Mix]:
         """Return what there is to choose among."""
-        can = self._knows.any() and not self._knows.all() and self._is_cold.any() and len(split.valid)
+        can = self.knows_cold_items and not self._knows.all() and self._is_cold.any() and len(split.valid)
         scales = _COLD_SCALES if can and self.cold == "chosen" and self.fusion == "zscore" else (None,)
         return [Mix(weights, scale) for weights in self._grid() for scale in scales]
 

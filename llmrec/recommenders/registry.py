@@ -13,14 +13,7 @@ from llmrec.errors import ConfigError, nearest
 from llmrec.plugins import load_class
 from llmrec.settings import Decoding
 
-__all__ = [
-    "RECOMMENDERS",
-    "build_recommender",
-    "knows_cold_items",
-    "recommender_class",
-    "system_problems",
-    "takes_seed",
-]
+__all__ = ["RECOMMENDERS", "build_recommender", "recommender_class", "system_problems", "takes_seed"]
 
 RECOMMENDERS = {
     "popularity": "llmrec.recommenders.popularity:Popularity",
@@ -57,14 +50,6 @@ def build_recommender(name: str, system: System, **injected: Any) -> Any:
 def takes_seed(system: System, name: str) -> bool:
     """Return whether anything random decides what a system learns: whether its constructor takes a seed."""
     return "seed" in inspect.signature(recommender_class(system.kind_as(name)).__init__).parameters
-
-
-def knows_cold_items(system: System, name: str) -> bool:
-    """Return whether a system's scores say anything of items without training events, or those of any part of it do."""
-    parts = system.parts()
-    if parts:
-        return any(knows_cold_items(part, its_name) for its_name, part in parts.items())
-    return getattr(recommender_class(system.kind_as(name)), "knows_cold_items", False) is True
 
 
 def system_problems(name: str, system: System, where: str | None = None, *, part: bool = False) -> list[str]:

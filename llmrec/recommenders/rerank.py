@@ -162,7 +162,6 @@ class Rerank(Hybrid):
         self.fit_parts(split)
         self._exclude_seen = split.protocol.exclude_seen
         self._features = CandidateFeatures(split, list(self.parts_))
-        self._prepare(split)
         mixes = self._mixes(split)
         gains = self._validate(split, mixes)
         self._choose(mixes, gains)
