@@ -178,6 +178,18 @@ def test_each_step_shows_some_items_without_what_comes_from_events(tiny_lm, cata
     assert torch.equal(new._seen_vectors(), new.vectors)  # what is decoded and saved is whole
 
 
+def test_what_texts_say_is_not_trained_and_as_large_where_it_is_all_there_is(tiny_lm, catalog):
+    case, warm, of_events = aligned(tiny_lm, catalog, 0.5)
+    objective = trained(case, warm, case.vectors).objective.train()
+    new = objective.new_tokens
+    sizes = new._seen_vectors().detach()[:, ~of_events].norm(dim=1)
+    torch.testing.assert_close(sizes, sizes[:1].expand_as(sizes))
+    new.embed(torch.tensor([[new.first]]))
+    (new.inputs().sum() + new.cosines(torch.ones(1, new.rows.shape[1])).sum()).backward()
+    assert (new.vectors.grad[:, ~of_events] == 0).all()
+    assert (new.vectors.grad[warm][:, of_events] != 0).any()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -72,9 +72,10 @@ def test_training_lowers_the_loss_touches_adapters_only_and_repeats_bit_for_bit(
     assert all((results[0][1][k] == results[1][1][k]).all() for k in results[0][1])
 
 
+@pytest.mark.parametrize("averaging", [0.0, 1.0])
 @pytest.mark.parametrize("identifiers", SCHEMES, ids=lambda s: s["scheme"])
-def test_killed_training_goes_on_and_ends_the_same(tiny_lm, catalog, tmp_path, identifiers):
-    case = Case(tiny_lm, catalog, SETTINGS, **identifiers)
+def test_killed_training_goes_on_and_ends_the_same(tiny_lm, catalog, tmp_path, identifiers, averaging):
+    case = Case(tiny_lm, catalog, settings(averaging=averaging), **identifiers)
 
     def die(step):
         if step.step == 5:
@@ -165,6 +166,41 @@ def test_a_kill_behind_the_best_step_does_not_lose_its_weights(tiny_lm, catalog,
     assert outcome.validations == expected.validations
     a, b = weights(whole), weights(resumed)
     assert all((a[k] == b[k]).all() for k in a)
+
+
+def test_what_is_kept_is_the_average_of_the_steps_and_steps_know_nothing_of_it(tiny_lm, catalog, tmp_path):
+    plain = Case(tiny_lm, catalog, SETTINGS, scheme="token")
+    objective, passed = plain.objective(), []
+    _, expected = train(
+        plain, tmp_path / "plain", objective, on_step=lambda _: passed.append(weights(objective))
+    )
+    case = Case(tiny_lm, catalog, settings(averaging=3.0), scheme="token")
+    per_epoch = expected.log[-1]["step"] / expected.log[-1]["epoch"]
+    start = weights(case.objective())
+    averaged, outcome = train(case, tmp_path / "averaged")
+    assert [e["loss"] for e in outcome.log] == [e["loss"] for e in expected.log]
+    for name, value in weights(averaged).items():
+        mean = start[name].double()
+        for step, after in enumerate(passed, 1):
+            share = max(1 / (3 * per_epoch), 9 / (9 + step))
+            mean = (1 - share) * mean + share * after[name].double()
+        torch.testing.assert_close(value.double(), mean, rtol=1e-4, atol=1e-6)
+        assert not torch.equal(value, passed[-1][name])
+
+
+def test_the_average_is_what_is_validated(tiny_lm, catalog, tmp_path):
+    validation = Validation(every=0.5, patience=9)
+    case = Case(tiny_lm, catalog, settings(averaging=2.0, validation=validation), scheme="token")
+    objective, seen, after = case.objective(), [], []
+
+    def validate(process, processes):
+        seen.append(weights(objective))
+        return float(len(seen)), 1  # the last is the best
+
+    train(case, tmp_path, objective, validate=validate, on_step=lambda _: after.append(weights(objective)))
+    kept = weights(objective)
+    assert all(torch.equal(kept[name], seen[-1][name]) for name in kept)
+    assert any(not torch.equal(after[-1][name], seen[-1][name]) for name in kept)
 
 
 def test_a_loss_that_is_no_number_stops_before_it_reaches_a_weight(tiny_lm, catalog, tmp_path):

@@ -24,10 +24,13 @@ __all__ = [
     "last_checkpoint",
     "load_best",
     "load_checkpoint",
+    "put_weights",
     "random_state",
     "save_best",
     "save_checkpoint",
     "set_random_state",
+    "trained_parts",
+    "whole_weights",
 ]
 
 _KEPT = 2
@@ -40,6 +43,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     *,
+    average: Mapping[str, Tensor] | None = None,
     best_step: int,
     write: bool,
 ) -> None:
@@ -49,6 +53,8 @@ def save_checkpoint(
     ----------
     state
         What else the training has to remember, as JSON; its random states as tensors under ``random``.
+    average
+        The average of the weights, where there is one.
     best_step
         The step whose weights :func:`save_best` wrote and are still the best; 0 for none.
     write
@@ -59,18 +65,26 @@ def save_checkpoint(
     ArtefactError
         The disk is full or cannot be written; the checkpoint before is still there.
     """
-    weights, moments, groups = _weights(model), _moments(model, optimizer), _groups(optimizer)
+    weights, moments, groups = (
+        whole_weights(trained_parts(model)),
+        _moments(model, optimizer),
+        _groups(optimizer),
+    )
     if not write:
         return
     rest = dict(state)
+    tensors = {"trainable": weights, "optimizer": moments, "random": rest.pop("random")}
+    if average is not None:
+        tensors["average"] = dict(average)
     work, final = folder / f".step-{step}.tmp", folder / f"step-{step}"
-    with _explained(folder, f"The checkpoint of step {step}", [*weights.values(), *moments.values()]):
+    with _explained(
+        folder, f"The checkpoint of step {step}", [t for part in tensors.values() for t in part.values()]
+    ):
         try:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
-            save_file(weights, work / "trainable.safetensors")
-            save_file(moments, work / "optimizer.safetensors")
-            save_file(rest.pop("random"), work / "random.safetensors")
+            for name, part in tensors.items():
+                save_file(part, work / f"{name}.safetensors")
             (work / "state.json").write_text(json.dumps({"step": step, "groups": groups, **rest}))
             for file in work.iterdir():
                 _flush(file)
@@ -87,7 +101,7 @@ def save_checkpoint(
 
 def save_best(folder: Path, step: int, model: Any, *, write: bool) -> None:
     """Write the weights of a step that is better than all before it."""
-    weights = _weights(model)
+    weights = whole_weights(trained_parts(model))
     if write:
         with _explained(folder, f"The best weights so far, of step {step},", weights.values()):
             folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +114,7 @@ def load_best(folder: Path, step: int, model: Any) -> None:
     """Put back what :func:`save_best` wrote."""
     path = _best(folder, step)
     try:
-        _put_weights(model, load_file(path))
+        put_weights(trained_parts(model), load_file(path))
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise ArtefactError(
             f"The best weights, {str(path)!r}, cannot be read: {error}. Expected what the training wrote: remove "
@@ -109,7 +123,7 @@ def load_best(folder: Path, step: int, model: Any) -> None:
 
 
 def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a checkpoint's weights and moments into place and return what else it remembers.
+    """Put a checkpoint's weights and moments into place and return what else it remembers, an ``average`` if it has one.
 
     Raises
     ------
@@ -120,7 +134,9 @@ def load_checkpoint(path: Path, model: Any, optimizer: torch.optim.Optimizer) ->
         state: dict[str, Any] = json.loads((path / "state.json").read_text())
         weights, moments = (load_file(path / f"{name}.safetensors") for name in ("trainable", "optimizer"))
         state["random"] = load_file(path / "random.safetensors")
-        _put_weights(model, weights)
+        if (path / "average.safetensors").is_file():
+            state["average"] = load_file(path / "average.safetensors")
+        put_weights(trained_parts(model), weights)
         _put_moments(model, optimizer, moments)
         for group, saved in zip(optimizer.param_groups, state.pop("groups"), strict=True):
             group.update(saved)
@@ -163,7 +179,7 @@ def _best(folder: Path, step: int) -> Path:
     return folder / f"best-{step}.safetensors"
 
 
-def _trainable(model: Any) -> dict[str, Any]:
+def trained_parts(model: Any) -> dict[str, Any]:
     """Return what is trained, by name, whatever the model is wrapped in; frozen weights stay where they are."""
     trained = {n.removeprefix("module."): p for n, p in model.named_parameters() if p.requires_grad}
     # A running mean is learned without a gradient.
@@ -173,7 +189,6 @@ def _trainable(model: Any) -> dict[str, Any]:
 
 
 def _whole(value: Tensor) -> Tensor:
-    """Return a tensor on the CPU; one that is spread over processes (FSDP) is gathered on each of them."""
     value = value.full_tensor() if isinstance(value, DTensor) else value
     return value.detach().cpu().contiguous()
 
@@ -185,26 +200,28 @@ def _like(value: Tensor, place: Any) -> Tensor:
     return value.to(place.device)
 
 
-def _weights(model: Any) -> dict[str, Tensor]:
-    return {name: _whole(p) for name, p in _trainable(model).items()}
+def whole_weights(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return tensors on the CPU; those that are spread over processes (FSDP) are gathered on each of them."""
+    return {name: _whole(p) for name, p in parts.items()}
 
 
-def _put_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
+def put_weights(parts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into ``parts`` of the same names, which may be spread over processes."""
     with torch.no_grad():
-        for name, p in _trainable(model).items():
+        for name, p in parts.items():
             p.copy_(_like(weights[name], p))
 
 
 def _moments(model: Any, optimizer: Any) -> dict[str, Tensor]:
     return {
         f"{name}|{moment}": _whole(value)
-        for name, p in _trainable(model).items()
+        for name, p in trained_parts(model).items()
         for moment, value in optimizer.state.get(p, {}).items()
     }
 
 
 def _put_moments(model: Any, optimizer: Any, moments: Mapping[str, Tensor]) -> None:
-    parameters = _trainable(model)
+    parameters = trained_parts(model)
     for key, value in moments.items():
         name, moment = key.split("|")
         p = parameters[name]

@@ -45,13 +45,15 @@ class NewTokens(nn.Module):
     of_events, cold_dropout
         Which features of ``vectors`` come from events [d], and the share of tokens for which they are zeroed in a training step,
         drawn anew for each, on both sides of the model: what an item without events looks like (Volkovs, Yu & Poutanen 2017,
-        "DropoutNet: Addressing Cold Start in Recommender Systems").
+        "DropoutNet: Addressing Cold Start in Recommender Systems"). The other features are not trained then: they would become a
+        second name of each item that has events, and what the maps learn of them would not hold for items that have none.
     seed
         Of the maps.
     """
 
     rows: Tensor  # [n, D]
     of_events: Tensor  # [d]
+    texts: Tensor  # [n, d] the vectors' features that are not of_events
     length: Tensor  # [] running mean of |P h|; 0 before the first step
 
     def __init__(
@@ -84,14 +86,24 @@ class NewTokens(nn.Module):
         self.register_buffer("rows", start, persistent=False)
         if temperature is not None:
             self.register_buffer("length", torch.zeros((), device=device))
-        self.cold_dropout = 0.0 if of_events is None else cold_dropout
-        if self.cold_dropout:
-            self.register_buffer("of_events", torch.as_tensor(of_events, device=device), persistent=False)
-        self._shown: Tensor | None = None
         d = vectors.shape[1]
         scale = float(start.square().mean().sqrt())
         generator = torch.Generator().manual_seed(seed)
-        unit = F.normalize(torch.as_tensor(vectors, dtype=torch.float32), dim=-1) * d**0.5
+        given = torch.as_tensor(vectors, dtype=torch.float32)
+        unit = F.normalize(given, dim=-1) * d**0.5
+        self.cold_dropout = 0.0 if of_events is None else cold_dropout
+        if self.cold_dropout:
+            kind = torch.as_tensor(of_events)
+            # Both parts of the same size, so that what texts say of an item is no larger where it is all there is.
+            behaviour, texts = (
+                F.normalize(given.masked_fill(other, 0.0), dim=-1) * (d / 2) ** 0.5 for other in (~kind, kind)
+            )
+            unit = behaviour + texts
+            self.register_buffer("of_events", kind.to(device), persistent=False)
+            self.register_buffer("texts", texts.to(device), persistent=False)
+        self._hidden: Tensor | None = (
+            None  # tokens shown without what events say of them, in this step [n, 1]
+        )
         self.vectors = nn.Parameter(unit.to(device))
         # Both parts of an input embedding have the same size at the start; a logit is of size 1.
         self.to_input = nn.Parameter(
@@ -111,7 +123,12 @@ class NewTokens(nn.Module):
 
     def _seen_vectors(self) -> Tensor:
         """Return the vectors, in training as this step shows them [n, d]."""
-        return self.vectors if self._shown is None or not self.training else self.vectors * self._shown
+        if not self.cold_dropout:
+            return self.vectors
+        behaviour = self.vectors.masked_fill(~self.of_events, 0.0)
+        if self.training and self._hidden is not None:
+            behaviour = behaviour.masked_fill(self._hidden, 0.0)
+        return self.texts + behaviour
 
     def outputs(self) -> Tensor:
         """Return the rows of the head [n, D]."""
@@ -139,8 +156,7 @@ class NewTokens(nn.Module):
     def embed(self, token_ids: Tensor) -> Tensor:
         """Return the input embeddings of tokens, old and new [B, T, D]; in training, the beginning of a step."""
         if self.training and self.aligned and self.cold_dropout:
-            cold = torch.rand(len(self.vectors), 1, device=self.vectors.device) < self.cold_dropout
-            self._shown = (~(cold & self.of_events)).to(self.vectors.dtype)
+            self._hidden = torch.rand(len(self.vectors), 1, device=self.vectors.device) < self.cold_dropout
         new = token_ids >= self.first  # [B, T]
         old_rows = self._layers[0].token_adapter.base_layer(token_ids.masked_fill(new, 0))
         new_rows = F.embedding((token_ids - self.first).clamp(min=0), self.inputs())

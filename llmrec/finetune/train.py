@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from transformers import get_scheduler
 
 from llmrec.errors import LlmrecError
+from llmrec.finetune.averaging import WeightAverage
 from llmrec.finetune.batches import collate, micro_batches
 from llmrec.finetune.checkpoints import (
     last_checkpoint,
@@ -117,6 +118,7 @@ def finetune(
         num_training_steps=plan.steps,
     )
     stopping = EarlyStopping(settings.validation, plan.steps)
+    average = WeightAverage(model, settings.averaging * plan.steps_per_epoch) if settings.averaging else None
     torch.manual_seed(seed + accelerator.process_index)
     log: list[dict[str, float]] = []
     done = 0
@@ -127,6 +129,8 @@ def finetune(
         stopping.seen = state["validations"]
         scheduler.load_state_dict(state["scheduler"])
         set_random_state(state["random"])
+        if average is not None:
+            average.load(state["average"])
         if accelerator.process_index:
             # Only the first process' random numbers are kept; others go on with numbers of their own.
             torch.manual_seed(seed + accelerator.process_index + done)
@@ -138,7 +142,7 @@ def finetune(
         save_checkpoint(
             checkpoints, step, model, optimizer,
             {"log": log, "validations": stopping.seen, "scheduler": scheduler.state_dict(), "random": random_state()},
-            best_step=stopping.best_step, write=accelerator.is_main_process,
+            average=None if average is None else average.state(), best_step=stopping.best_step, write=accelerator.is_main_process,
         )  # fmt: skip
 
     objective.train()
@@ -173,6 +177,8 @@ def finetune(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
+        if average is not None:
+            average.add(step)
         # 4. Tell.
         padded = sum(share.size * int(lengths[share].max()) for ps in parts for share in ps if share.size)
         entry = Step(
@@ -188,16 +194,18 @@ def finetune(
             on_step(entry)
         # 5. Validate, keep the best, checkpoint.
         if stopping.due(step, epoch):
-            value = _validated(objective, validate, accelerator)
-            best = stopping.add(step, epoch, value, mean)
+            with nullcontext() if average is None else average.in_place():
+                value = _validated(objective, validate, accelerator)
+                if stopping.add(step, epoch, value, mean):
+                    save_best(checkpoints, step, model, write=accelerator.is_main_process)
             if settings.report_to:
                 accelerator.log({f"validation {settings.validation.metric}": value}, step=step)
-            if best:
-                save_best(checkpoints, step, model, write=accelerator.is_main_process)
         if step % settings.save_steps == 0 and step < plan.steps:
             save(step)
     accelerator.wait_for_everyone()
     best_step = int(log[-1]["step"])
+    if average is not None:
+        average.put()
     if stopping.seen and stopping.best_step != best_step:
         best_step = stopping.best_step
         load_best(checkpoints, best_step, model)

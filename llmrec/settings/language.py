@@ -227,6 +227,9 @@ class Finetune(Section):
     """Steps over which the rate rises to its peak."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay of the adapters."""
+    averaging: float = Field(default=0.0, ge=0)
+    """Epochs over which all that is trained is averaged, exponentially; the average is what is validated and kept. 0: the weights
+    themselves."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients longer than this are scaled down."""
     lora_rank: int = Field(default=16, ge=1)
