@@ -15,7 +15,8 @@ from llmrec.pipeline.decoder import _knows_cold_items
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.comparable import comparable, new_items
 from llmrec.recommenders.holdout import holdout_gains
-from llmrec.recommenders.hybrid import Hybrid, Mix
+from llmrec.recommenders.hybrid import Hybrid
+from llmrec.recommenders.mixes import Mix, all_mixes, mixed, mixed_gains, weight_grid
 from llmrec.testing import RecommenderConformance
 
 SPLIT = RecommenderConformance.split
@@ -84,7 +85,9 @@ def test_cold_targets_are_found_by_the_part_that_knows_them_and_others_as_before
         system.fit(split)
     if weights is not None:
         assert fused.weights_ == before.weights_ == weights
-    assert fused.chosen_["cold"] in (0.25, 0.5, 0.75, 1.0)
+    assert list(fused.chosen_["cold"]) == ["texts"]
+    scale = fused.chosen_["cold"]["texts"]
+    assert scale in (0.25, 0.5, 0.75, 1.0)
     assert "cold" not in before.chosen_
     histories = split.valid.histories
     scores = [np.asarray(part.score(histories)) for part in fused.parts_.values()]
@@ -95,7 +98,7 @@ def test_cold_targets_are_found_by_the_part_that_knows_them_and_others_as_before
         for item in range(split.n_items):
             expected = w[0] * z[0][user, item] + w[1] * z[1][user, item]
             if cold[item]:
-                expected = fused.chosen_["cold"] * z[1][user, item]
+                expected = scale * z[1][user, item]
             assert found[user, item] == pytest.approx(expected, abs=1e-9)
     gains = {s: holdout_gains(s, split.valid, exclude_seen=True) for s in (fused, before)}
     asked_cold = cold[split.valid.target_items]
@@ -141,9 +144,46 @@ def test_weights_and_scale_are_the_best_of_all_pairs():
     means = []
     for weight in (1.0, 2 / 3, 1 / 3, 0.0):
         for scale in (None, 0.25, 0.5, 0.75, 1.0):
-            fused.mix_ = Mix(np.array([weight, 1 - weight]), scale)
+            cold = None if scale is None else np.array([0, scale])
+            fused.mix_ = Mix(np.array([weight, 1 - weight]), cold)
             means.append(holdout_gains(fused, split.valid, exclude_seen=True).mean())
     assert fused.chosen_["ndcg@10"] == pytest.approx(max(means))
+
+
+def test_several_parts_that_know_cold_items_judge_them_together_or_one_by_one():
+    grid = np.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    mixes = all_mixes(grid, np.array([False, True, True]))
+    assert [
+        len([m for m in mixes if m.weights is w]) for w in {id(m.weights): m.weights for m in mixes}.values()
+    ] == [13, 13, 9]
+    judged = [m.cold for m in mixes[:13]]
+    assert judged[0] is None
+    np.testing.assert_allclose(
+        judged[1:],
+        [np.array(j) * s for j in ([0, 1, 0], [0, 0, 1], [0, 0.6, 0.4]) for s in (0.25, 0.5, 0.75, 1)],
+    )
+    np.testing.assert_allclose(mixes[25].cold, [0, 0.5, 0.5])  # neither has a weight: evenly
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_gains_of_mixes_are_those_of_their_scores(exclude_seen):
+    split, cold = with_cold_targets()
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 4, (3, len(split.valid), split.n_items)).astype(float)  # many are equal
+    scores[:, 0, split.valid.target_items[0]] = -np.inf
+    mixes = all_mixes(weight_grid(3, 4), np.array([False, True, True]))
+    found = mixed_gains(mixes, scores, split.valid, cold, exclude_seen=exclude_seen)
+    assert (found > 0).any(axis=0).mean() > 0.5
+
+    class Given(Behaviour):
+        def __init__(self, mix):
+            table = mixed(mix, scores, cold)
+            self.table = dict(zip(split.valid.histories.user_ids, table, strict=True))
+
+    for mix, gains in zip(mixes, found, strict=True):
+        np.testing.assert_array_equal(
+            gains, holdout_gains(Given(mix), split.valid, exclude_seen=exclude_seen)
+        )
 
 
 def test_who_knows_cold_items():

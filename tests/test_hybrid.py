@@ -22,7 +22,8 @@ from llmrec.errors import ConfigError, DataError
 from llmrec.eval.metrics import ndcg, target_ranks
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.comparable import comparable
-from llmrec.recommenders.hybrid import Hybrid, weight_grid
+from llmrec.recommenders.hybrid import Hybrid
+from llmrec.recommenders.mixes import weight_grid
 from llmrec.recommenders.registry import build_recommender
 from llmrec.testing import RecommenderConformance
 

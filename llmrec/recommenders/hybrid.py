@@ -6,9 +6,9 @@ Shapes: P parts, U users, N items of the catalogue, G points of the grid of weig
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +19,13 @@ from llmrec.data.split import Split
 from llmrec.errors import ConfigError, DataError
 from llmrec.recommenders.comparable import Fusion, comparable, new_items
 from llmrec.recommenders.llm_scores import LanguageModel
-from llmrec.recommenders.parts import MadeOfParts, Parts, given_gains
+from llmrec.recommenders.mixes import Mix, all_mixes, mixed, mixed_gains, n_ways, weight_grid
+from llmrec.recommenders.parts import MadeOfParts, Parts
 from llmrec.recommenders.training_settings import OnEpoch
 
-__all__ = ["Hybrid", "weight_grid"]
+__all__ = ["Hybrid"]
 
-_COLD_SCALES = (None, 0.25, 0.5, 0.75, 1.0)  # None: as all parts score them
-_MOST_WEIGHTS = 100  # points of the grid by default
-_MOST_ASKED = 2_000  # and where steps are given
-
-
-class Mix(NamedTuple):
-    """How parts are fused: weights in sum 1 [P], and what scores of cold items are multiplied with (``cold`` of :class:`Hybrid`)."""
-
-    weights: NDArray[np.float64]
-    cold: float | None  # None: all parts have their say
+_MOST_ASKED = 2_000  # points of the grid of weights, where steps are given
 
 
 class Hybrid(MadeOfParts):
@@ -66,8 +58,9 @@ class Hybrid(MadeOfParts):
         What becomes of items without training events under ``zscore``, where some parts know something of them (``content``, a
         language model that writes titles or was taught by ``content``) and others only that they never came next, which puts
         such an item last however much it has in common with the history. chosen: those others have no say in it; its score is
-        the weighted mean of the parts that know it (a plain mean where they have no weight), times .25, .5, .75 or 1, or else
-        all have their say: whichever is best on the validation users, together with the weights. scored: all have their say.
+        the weighted mean of the parts that know it (a plain mean where they have no weight), or what one of them says, times .25,
+        .5, .75 or 1; or else all have their say: whichever is best on the validation users, together with the weights. scored:
+        all have their say.
     validation_users
         How many validation users the weights are chosen on, a random sample; ``None``: all. Fewer make the weights less
         sure; they are for parts that are slow to score, such as the language model, on large data.
@@ -84,8 +77,7 @@ class Hybrid(MadeOfParts):
     weights_
         Weight of each part by name, in sum 1.
     chosen_
-        Where anything was chosen: ``weights``; what scores of ``cold`` items are multiplied with, unless all parts have their say;
-        ``ndcg@10`` on the validation users, and ``ndcg@10 alone`` of each part there; how many ``users`` that were.
+        Where anything was chosen: ``weights``; the weights of ``cold`` items, unless they are the same; ``ndcg@10`` on the validation users, and ``ndcg@10 alone`` of each part there; how many ``users`` that were.
     """
 
     def __init__(
@@ -151,7 +143,7 @@ class Hybrid(MadeOfParts):
                 f"{', '.join(map(str, parts))}, not all 0, or none, to have them chosen on the validation users"
             )
         steps = options.get("steps")
-        if steps is not None and (steps < 1 or _ways(len(parts), steps) > _MOST_ASKED):
+        if steps is not None and (steps < 1 or n_ways(len(parts), steps) > _MOST_ASKED):
             problems.append(
                 f"{where}.steps: got {steps}; expected 1 or more, with no more than {_MOST_ASKED:,} ways to divide 1 among "
                 f"{len(parts)} parts"
@@ -182,9 +174,11 @@ class Hybrid(MadeOfParts):
 
     def _mixes(self, split: Split) -> list[Mix]:
         """Return what there is to choose among."""
-        can = self.knows_cold_items and not self._knows.all() and self._is_cold.any() and len(split.valid)
-        scales = _COLD_SCALES if can and self.cold == "chosen" and self.fusion == "zscore" else (None,)
-        return [Mix(weights, scale) for weights in self._grid() for scale in scales]
+        grid = self._grid()
+        can = self.knows_cold_items and len(self.parts_) > 1 and self._is_cold.any() and len(split.valid)
+        if can and self.cold == "chosen" and self.fusion == "zscore":
+            return all_mixes(grid, self._knows)
+        return [Mix(weights, None) for weights in grid]
 
     def _grid(self) -> NDArray[np.float64]:
         """Return the weights to choose among [G, P]: the given ones, or all of a grid."""
@@ -204,13 +198,18 @@ class Hybrid(MadeOfParts):
         means = gains.mean(axis=1)
         best = int(means.argmax())
         self._take(mixes[best])
+        cold = self.mix_.cold
         alone = {
             part: [m for m, mix in zip(means, mixes, strict=True) if mix.cold is None and mix.weights[p] == 1]
             for p, part in enumerate(self.parts_)
         }
         self.chosen_ = {
             "weights": self.weights_,
-            **({} if self.mix_.cold is None else {"cold": self.mix_.cold}),
+            **(
+                {}
+                if cold is None
+                else {"cold": {p: w for p, w in zip(self.parts_, cold.tolist(), strict=True) if w}}
+            ),
             "ndcg@10": float(means[best]),
             "ndcg@10 alone": {part: float(value[0]) for part, value in alone.items() if value},
             "users": gains.shape[1],
@@ -221,8 +220,9 @@ class Hybrid(MadeOfParts):
         gains = []
         for holdout in self.blocks(self.validation(split)):
             scores = self._comparable(self.part_scores(holdout.histories), holdout.histories)
-            fused = (self._sum(mix, scores) for mix in mixes)
-            gains.append([given_gains(f, holdout, exclude_seen=split.protocol.exclude_seen) for f in fused])
+            gains.append(
+                mixed_gains(mixes, scores, holdout, self._is_cold, exclude_seen=split.protocol.exclude_seen)
+            )
         return np.concatenate(gains, axis=1)
 
     def score(self, histories: Histories) -> NDArray[np.float64]:
@@ -235,17 +235,7 @@ class Hybrid(MadeOfParts):
             # Mapped to another scale, scores that differ in the last bit could become equal.
             alone: NDArray[np.float64] = scores[mix.weights.argmax()]
             return alone
-        return self._sum(mix, self._comparable(scores, histories))
-
-    def _sum(self, mix: Mix, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the weighted sum [U, N] of comparable scores [P, U, N], of cold items by those parts alone that know them."""
-        total = np.asarray(np.tensordot(mix.weights, scores, 1), dtype=np.float64)
-        if mix.cold is not None:
-            say = mix.weights * self._knows
-            if not say.any():
-                say = self._knows.astype(np.float64)
-            total[:, self._is_cold] = mix.cold * np.tensordot(say / say.sum(), scores[:, :, self._is_cold], 1)
-        return total
+        return mixed(mix, self._comparable(scores, histories), self._is_cold)
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return the item vectors of all parts side by side [N, D], whatever their weights.
@@ -259,28 +249,3 @@ class Hybrid(MadeOfParts):
         """Return the comparable scores of all parts [P, U, N]."""
         new = new_items(histories, scores.shape[2])
         return np.stack([comparable(s, new, self.fusion) for s in scores])
-
-
-def weight_grid(parts: int, steps: int | None = None) -> NDArray[np.float64]:
-    """Return all ways to divide 1 among ``parts`` in equal steps [G, P], those of single parts among them.
-
-    If left out, the steps are tenths, or the finest that make no more than 100 ways.
-    """
-    if steps is None:
-        steps = 10
-        while steps > 1 and _ways(parts, steps) > _MOST_WEIGHTS:
-            steps -= 1
-
-    def divide(rest: int, among: int) -> Iterator[list[int]]:
-        if among == 1:
-            yield [rest]
-            return
-        for first in range(rest, -1, -1):
-            yield from ([first, *others] for others in divide(rest - first, among - 1))
-
-    return np.array(list(divide(steps, parts))) / steps
-
-
-def _ways(parts: int, steps: int) -> int:
-    """Return in how many ways so many steps can be divided among the parts."""
-    return math.comb(steps + parts - 1, parts - 1)

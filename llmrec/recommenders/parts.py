@@ -16,10 +16,9 @@ from llmrec.config import System
 from llmrec.data.histories import Histories, Holdout
 from llmrec.data.split import Split
 from llmrec.recommenders.base import ScoringRecommender
-from llmrec.recommenders.holdout import holdout_gains
 from llmrec.recommenders.registry import build_recommender, recommender_class, system_problems
 
-__all__ = ["MadeOfParts", "Parts", "given_gains"]
+__all__ = ["MadeOfParts", "Parts"]
 
 Parts = Mapping[str, Mapping[str, Any] | None] | Sequence[str]
 """The settings of each part by its name, with ``kind`` where the name is not the kind, as under ``systems``; or a list of
@@ -117,22 +116,3 @@ class MadeOfParts(ScoringRecommender):
 
     def _count_spared(self) -> None:
         self.spared_seconds_ = sum(part.spared_seconds_ for part in self.parts_.values())
-
-
-def given_gains(scores: NDArray[np.float64], holdout: Holdout, *, exclude_seen: bool) -> NDArray[np.float64]:
-    """Return each user's NDCG@10 [U] by scores that are there already [U, N]."""
-    return holdout_gains(_Given(scores), holdout, exclude_seen=exclude_seen)
-
-
-class _Given(ScoringRecommender):
-    """Scores that are there already."""
-
-    def __init__(self, scores: NDArray[np.float64]) -> None:
-        self.name, self.scores, self.users_at_once = "given", scores, max(1, len(scores))
-
-    def fit(self, split: Split) -> None:
-        """Do nothing."""
-
-    def score(self, histories: Histories) -> NDArray[np.float64]:
-        """Return them."""
-        return self.scores

@@ -20,8 +20,9 @@ from llmrec.data.split import Split
 from llmrec.errors import ConfigError, DataError
 from llmrec.recommenders.boosting import Candidates, ndcg_of_candidates, staged, train
 from llmrec.recommenders.comparable import Fusion, comparable, new_items
-from llmrec.recommenders.hybrid import Hybrid, Mix
+from llmrec.recommenders.hybrid import Hybrid
 from llmrec.recommenders.llm_scores import LanguageModel
+from llmrec.recommenders.mixes import Mix
 from llmrec.recommenders.parts import Parts
 from llmrec.recommenders.rerank_features import CandidateFeatures, candidates_of
 from llmrec.recommenders.training_settings import OnEpoch
