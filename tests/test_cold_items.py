@@ -170,7 +170,6 @@ def test_gains_of_mixes_are_those_of_their_scores(exclude_seen):
     split, cold = with_cold_targets()
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 4, (3, len(split.valid), split.n_items)).astype(float)  # many are equal
-    scores[:, 0, split.valid.target_items[0]] = -np.inf
     mixes = all_mixes(weight_grid(3, 4), np.array([False, True, True]))
     found = mixed_gains(mixes, scores, split.valid, cold, exclude_seen=exclude_seen)
     assert (found > 0).any(axis=0).mean() > 0.5
@@ -221,5 +220,36 @@ def test_a_language_model_of_item_tokens_knows_what_its_teacher_knows(teacher, k
 
 
 def test_another_word_is_refused():
-    with pytest.raises(ConfigError, match=r"hybrid\.cold: got 'never'; expected chosen or scored"):
+    with pytest.raises(
+        ConfigError, match=r"hybrid\.cold: got 'never'; expected chosen, scored or a number above 0"
+    ):
         hybrid(cold="never")
+
+
+@pytest.mark.parametrize("cold", [0, -1.0, float("nan"), True])
+def test_a_number_that_cannot_be_multiplied_with_is_refused(cold):
+    with pytest.raises(
+        ConfigError, match=r"hybrid\.cold: got .*; expected chosen, scored or a number above 0"
+    ):
+        hybrid(cold=cold)
+
+
+def test_a_number_is_for_scores_that_are_comparable():
+    with pytest.raises(
+        ConfigError, match=r"hybrid\.cold: got 1\.0 with fusion rank; expected a number with zscore only"
+    ):
+        hybrid(cold=1.0, fusion="rank")
+
+
+@pytest.mark.parametrize("weights", [None, {"behaviour": 0.7, "texts": 0.3}])
+def test_with_a_number_all_that_know_cold_items_judge_them_times_it(weights):
+    split, cold = with_cold_targets()
+    fused, plain = hybrid(weights=weights, cold=1.5), hybrid(weights=weights, cold="scored")
+    for system in (fused, plain):
+        system.fit(split)
+    histories = split.valid.histories
+    texts = comparable(fused.parts_["texts"].score(histories), new_items(histories, split.n_items), "zscore")
+    found = fused.score(histories)
+    np.testing.assert_allclose(found[:, cold], 1.5 * texts[:, cold])
+    plain._take(Mix(np.array(list(fused.weights_.values())), None))
+    np.testing.assert_array_equal(found[:, ~cold], plain.score(histories)[:, ~cold])

@@ -87,7 +87,7 @@ class Hybrid(MadeOfParts):
         fusion: Fusion = "zscore",
         weights: Mapping[str, float] | None = None,
         steps: int | None = None,
-        cold: Literal["chosen", "scored"] = "chosen",
+        cold: Literal["chosen", "scored"] | float = "chosen",
         validation_users: int | None = None,
         catalog: Catalog | None = None,
         seed: int = 0,
@@ -148,8 +148,13 @@ class Hybrid(MadeOfParts):
                 f"{where}.steps: got {steps}; expected 1 or more, with no more than {_MOST_ASKED:,} ways to divide 1 among "
                 f"{len(parts)} parts"
             )
-        if options.get("cold", "chosen") not in ("chosen", "scored"):
-            problems.append(f"{where}.cold: got {options['cold']!r}; expected chosen or scored")
+        cold = options.get("cold", "chosen")
+        if cold not in ("chosen", "scored") and not (_is_number(cold) and math.isfinite(cold) and cold > 0):
+            problems.append(f"{where}.cold: got {cold!r}; expected chosen, scored or a number above 0")
+        if _is_number(cold) and fusion != "zscore":
+            problems.append(
+                f"{where}.cold: got {cold!r} with fusion {fusion}; expected a number with zscore only"
+            )
         problems += cls.validation_problems(options, where)
         return problems
 
@@ -175,8 +180,11 @@ class Hybrid(MadeOfParts):
     def _mixes(self, split: Split) -> list[Mix]:
         """Return what there is to choose among."""
         grid = self._grid()
-        can = self.knows_cold_items and len(self.parts_) > 1 and self._is_cold.any() and len(split.valid)
-        if can and self.cold == "chosen" and self.fusion == "zscore":
+        if not (self.knows_cold_items and self._is_cold.any() and self.fusion == "zscore"):
+            return [Mix(weights, None) for weights in grid]
+        if not isinstance(self.cold, str):
+            return all_mixes(grid, self._knows, self.cold)
+        if self.cold == "chosen" and len(self.parts_) > 1 and len(split.valid):
             return all_mixes(grid, self._knows)
         return [Mix(weights, None) for weights in grid]
 
@@ -249,3 +257,7 @@ class Hybrid(MadeOfParts):
         """Return the comparable scores of all parts [P, U, N]."""
         new = new_items(histories, scores.shape[2])
         return np.stack([comparable(s, new, self.fusion) for s in scores])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

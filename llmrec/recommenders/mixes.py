@@ -53,7 +53,7 @@ def n_ways(parts: int, steps: int) -> int:
     return math.comb(steps + parts - 1, parts - 1)
 
 
-def all_mixes(grid: NDArray[np.float64], knows: NDArray[np.bool_]) -> list[Mix]:
+def all_mixes(grid: NDArray[np.float64], knows: NDArray[np.bool_], scale: float | None = None) -> list[Mix]:
     """Return what there is to choose among: each of some weights [., P], with each way to judge cold items.
 
     They are judged as all other items, or by the parts that know something of them as these are weighted (evenly, where they have no
@@ -63,10 +63,15 @@ def all_mixes(grid: NDArray[np.float64], knows: NDArray[np.bool_]) -> list[Mix]:
     ----------
     knows
         Which parts know something of cold items [P].
+    scale
+        If given, cold items are judged by all these parts, times it, and there is no choice.
     """
     mixes = []
     for weights in grid:
         together = np.where((weights * knows).any(), weights * knows, knows.astype(np.float64))
+        if scale is not None:
+            mixes.append(Mix(weights, scale * together / together.sum()))
+            continue
         judges = [np.eye(len(knows))[p] for p in np.flatnonzero(knows)]
         if np.count_nonzero(together) > 1:
             judges.append(together / together.sum())

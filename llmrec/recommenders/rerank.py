@@ -93,7 +93,7 @@ class Rerank(Hybrid):
         fusion: Fusion = "zscore",
         weights: Mapping[str, float] | None = None,
         steps: int | None = None,
-        cold: Literal["chosen", "scored"] = "chosen",
+        cold: Literal["chosen", "scored"] | float = "chosen",
         candidates: int = 100,
         learning_rate: float = 0.05,
         leaves: int = 8,
