@@ -86,7 +86,10 @@ def column(name: str, about: str, without: str) -> tuple[list[str], str]:
         against(systems.get("fused")),
         against(beside("two_sasrecs").get("fused")),
         against(beside(without).get("fused")),
-        *(new_items(found, it) for it in (("llm",), COLLABORATIVE, ("content",), ("fused", "all_three", "llm_content"))),
+        *(
+            new_items(found, it)
+            for it in (("llm",), COLLABORATIVE, ("content",), ("fused", "all_three", "llm_content"))
+        ),
     ]
     made = found.get("made on") or f"{found['machine']}, commit {found['commit']}"
     return cells, f"* {about}: `{found['command']}`; {made}."
