@@ -6,7 +6,7 @@ Shapes: P parts, U users, N items of the catalogue, G points of the grid of weig
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -77,7 +77,8 @@ class Hybrid(MadeOfParts):
     weights_
         Weight of each part by name, in sum 1.
     chosen_
-        Where anything was chosen: ``weights``; the weights of ``cold`` items, unless they are the same; ``ndcg@10`` on the validation users, and ``ndcg@10 alone`` of each part there; how many ``users`` that were.
+        Where anything was chosen: ``weights``; the weights of ``cold`` items, unless they are the same; ``ndcg@10`` on the validation
+        users, and ``ndcg@10 alone`` of each part there, where mixes were compared that leave cold items to all; how many ``users``.
     """
 
     def __init__(
@@ -208,18 +209,16 @@ class Hybrid(MadeOfParts):
         self._take(mixes[best])
         cold = self.mix_.cold
         alone = {
-            part: [m for m, mix in zip(means, mixes, strict=True) if mix.cold is None and mix.weights[p] == 1]
-            for p, part in enumerate(self.parts_)
+            part: float(mean)
+            for mean, mix in zip(means, mixes, strict=True)
+            for part, weight in zip(self.parts_, mix.weights, strict=True)
+            if mix.cold is None and weight == 1
         }
         self.chosen_ = {
             "weights": self.weights_,
-            **(
-                {}
-                if cold is None
-                else {"cold": {p: w for p, w in zip(self.parts_, cold.tolist(), strict=True) if w}}
-            ),
+            **({} if cold is None else {"cold": _shares(self.parts_, cold)}),
             "ndcg@10": float(means[best]),
-            "ndcg@10 alone": {part: float(value[0]) for part, value in alone.items() if value},
+            **({"ndcg@10 alone": alone} if alone else {}),
             "users": gains.shape[1],
         }
 
@@ -261,3 +260,8 @@ class Hybrid(MadeOfParts):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shares(parts: Iterable[str], weights: NDArray[np.float64]) -> dict[str, float]:
+    """Return the weights that are not 0, by part."""
+    return {part: weight for part, weight in zip(parts, weights.tolist(), strict=True) if weight}

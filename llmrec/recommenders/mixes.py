@@ -17,7 +17,7 @@ from llmrec.recommenders.comparable import new_items
 
 __all__ = ["Mix", "all_mixes", "mixed", "mixed_gains", "n_ways", "weight_grid"]
 
-_COLD_SCALES = (0.25, 0.5, 0.75, 1.0)
+_COLD_FACTORS = (0.25, 0.5, 0.75, 1.0)
 _MOST_WEIGHTS = 100  # points of the grid by default
 
 
@@ -53,7 +53,7 @@ def n_ways(parts: int, steps: int) -> int:
     return math.comb(steps + parts - 1, parts - 1)
 
 
-def all_mixes(grid: NDArray[np.float64], knows: NDArray[np.bool_], scale: float | None = None) -> list[Mix]:
+def all_mixes(grid: NDArray[np.float64], knows: NDArray[np.bool_], factor: float | None = None) -> list[Mix]:
     """Return what there is to choose among: each of some weights [., P], with each way to judge cold items.
 
     They are judged as all other items, or by the parts that know something of them as these are weighted (evenly, where they have no
@@ -63,20 +63,20 @@ def all_mixes(grid: NDArray[np.float64], knows: NDArray[np.bool_], scale: float 
     ----------
     knows
         Which parts know something of cold items [P].
-    scale
+    factor
         If given, cold items are judged by all these parts, times it, and there is no choice.
     """
     mixes = []
     for weights in grid:
         together = np.where((weights * knows).any(), weights * knows, knows.astype(np.float64))
-        if scale is not None:
-            mixes.append(Mix(weights, scale * together / together.sum()))
+        if factor is not None:
+            mixes.append(Mix(weights, factor * together / together.sum()))
             continue
         judges = [np.eye(len(knows))[p] for p in np.flatnonzero(knows)]
         if np.count_nonzero(together) > 1:
             judges.append(together / together.sum())
         mixes.append(Mix(weights, None))
-        mixes += [Mix(weights, scale * judge) for judge in judges for scale in _COLD_SCALES]
+        mixes += [Mix(weights, f * judge) for judge in judges for f in _COLD_FACTORS]
     return mixes
 
 
@@ -120,9 +120,8 @@ def mixed_gains(
             own, ahead = plain_own.copy(), ahead_warm.copy()
             own[asked_cold] = judged[asked_cold, place]
             ahead[asked_cold] = _ahead(plain_warm[asked_cold], own[asked_cold], warm, targets[asked_cold])
-        rank = ahead + _ahead(
-            judged, own, cold, targets
-        )  # from 1, since the target itself is not behind itself
+        # From 1, since the target is not behind itself.
+        rank = ahead + _ahead(judged, own, cold, targets)
         gains[g] = np.where((rank <= 10) & np.isfinite(own), 1 / np.log2(np.maximum(rank, 1) + 1), 0.0)
     return gains
 
