@@ -5,6 +5,7 @@ Shapes: U users, N items of the catalogue.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -13,11 +14,13 @@ from scipy.special import logsumexp
 
 from llmrec.data.histories import Histories
 
-__all__ = ["Fusion", "comparable", "new_items"]
+__all__ = ["Fusion", "cached_rows", "comparable", "new_items"]
 
 Fusion = Literal["zscore", "rank", "logprob"]
 
 RANK_CONSTANT = 60  # of reciprocal rank fusion, as its authors chose it
+
+_AT_ONCE = 100_000  # scores whose arrays fit into a cache: z-scores are four times as fast as of a thousand users at once
 
 
 def new_items(histories: Histories, n_items: int) -> NDArray[np.bool_]:
@@ -25,6 +28,13 @@ def new_items(histories: Histories, n_items: int) -> NDArray[np.bool_]:
     new = np.ones((len(histories), n_items), dtype=bool)
     new[np.repeat(np.arange(len(histories)), histories.lengths), histories.items] = False
     return new
+
+
+def cached_rows(scores: NDArray[np.float64]) -> Iterator[slice]:
+    """Yield rows of scores [U, N], so many that what is made of them on the way stays in a core's cache."""
+    rows = max(1, _AT_ONCE // scores.shape[1])
+    for start in range(0, len(scores), rows):
+        yield slice(start, start + rows)
 
 
 def comparable(scores: NDArray[np.float64], new: NDArray[np.bool_], fusion: Fusion) -> NDArray[np.float64]:
@@ -57,6 +67,16 @@ def comparable(scores: NDArray[np.float64], new: NDArray[np.bool_], fusion: Fusi
         hidden = np.where(new, scores, -np.inf)
         total = logsumexp(hidden, axis=1, keepdims=True)
         return scores - np.asarray(np.where(np.isfinite(total), total, 0.0), dtype=np.float64)
+    standard = np.empty(scores.shape)
+    for part in cached_rows(scores):
+        standard[part] = _standard(scores[part], new[part], count[part])
+    return standard
+
+
+def _standard(
+    scores: NDArray[np.float64], new: NDArray[np.bool_], count: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return z-scores [U, N]; ``count`` is how many items they are over [U, 1]."""
     mean = np.where(new, scores, 0.0).sum(axis=1, keepdims=True) / count
     centred = scores - mean
     deviation = np.sqrt(np.where(new, centred**2, 0.0).sum(axis=1, keepdims=True) / count)

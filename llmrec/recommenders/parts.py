@@ -52,7 +52,8 @@ class MadeOfParts(ScoringRecommender):
             part: build_recommender(part, system, **injected)
             for part, system in System.model_validate({"parts": parts}).parts().items()
         }
-        self.users_at_once = min(part.users_at_once for part in self.parts_.values())
+        # The scores of all parts, and what is made of them, are there at once: larger arrays would be new memory for every block.
+        self.users_at_once = min(128, *(part.users_at_once for part in self.parts_.values()))
         self.pretrained = tuple(dict.fromkeys(m for part in self.parts_.values() for m in part.pretrained))
 
     @classmethod

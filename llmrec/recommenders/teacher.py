@@ -18,7 +18,7 @@ from llmrec.data.split import Split
 from llmrec.errors import DataError
 from llmrec.finetune.soft_targets import SoftTargets
 from llmrec.recommenders.base import ScoringRecommender
-from llmrec.recommenders.comparable import comparable, new_items
+from llmrec.recommenders.comparable import cached_rows, comparable, new_items
 
 __all__ = ["Opinions", "before_events", "teach"]
 
@@ -56,9 +56,11 @@ class Opinions:
         """Yield some events [B] and the log-probabilities of all items there [B, N], until all were asked about."""
         for events, before in before_events(self.split.train, self.recommender.users_at_once):
             scores = _scores(self.recommender, before, self.split) / self.temperature
-            # By hand: scipy's logsumexp takes three times as long, and this is most of the work.
-            top = scores.max(axis=1, keepdims=True)
-            yield events, scores - (top + np.log(np.exp(scores - top).sum(axis=1, keepdims=True)))
+            for part in cached_rows(scores):
+                some = scores[part]
+                # By hand: scipy's logsumexp takes three times as long, and this is most of the work.
+                top = some.max(axis=1, keepdims=True)
+                yield events[part], some - (top + np.log(np.exp(some - top).sum(axis=1, keepdims=True)))
 
 
 def before_events(histories: Histories, at_once: int) -> Iterator[tuple[NDArray[np.int64], Histories]]:
