@@ -87,6 +87,8 @@ def chosen_notes(
         if not chosen:
             continue
         note = "The weights with the best NDCG@10 of a grid; alone: what each part has by itself on the same users."
+        if "cold" in chosen:
+            note += " Cold: the weights of items without training events."
         if "weight" in chosen:
             note = "The weight of the guide with the best NDCG@10 there; 0 is the language model alone."
         if "beats the plain fusion" in chosen:
