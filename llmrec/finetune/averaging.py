@@ -30,7 +30,7 @@ class WeightAverage:
 
     def __init__(self, model: Any, horizon: float) -> None:
         self.model, self.horizon = model, horizon
-        self.average = {name: p.detach().clone() for name, p in trained_parts(model).items()}
+        self.average = self._copied()
 
     @torch.no_grad()
     def add(self, step: int) -> None:
@@ -45,20 +45,16 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Have the model be the average for a while."""
-        own = {name: p.detach().clone() for name, p in trained_parts(self.model).items()}
+        own = self._copied()
         self.put()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, p in trained_parts(self.model).items():
-                    p.copy_(own[name])
+            self._put(own)
 
-    @torch.no_grad()
     def put(self) -> None:
         """Make the model the average for good."""
-        for name, p in trained_parts(self.model).items():
-            p.copy_(self.average[name])
+        self._put(self.average)
 
     def state(self) -> dict[str, Tensor]:
         """Return the whole average on the CPU, for a checkpoint; all processes must ask."""
@@ -67,3 +63,11 @@ class WeightAverage:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up the average of a checkpoint."""
         put_weights(self.average, state)
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in trained_parts(self.model).items()}
+
+    @torch.no_grad()
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        for name, p in trained_parts(self.model).items():
+            p.copy_(values[name])

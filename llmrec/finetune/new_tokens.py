@@ -101,9 +101,8 @@ class NewTokens(nn.Module):
             unit = behaviour + texts
             self.register_buffer("of_events", kind.to(device), persistent=False)
             self.register_buffer("texts", texts.to(device), persistent=False)
-        self._hidden: Tensor | None = (
-            None  # tokens shown without what events say of them, in this step [n, 1]
-        )
+        # Tokens that a step shows without what events say of them [n, 1].
+        self._hidden: Tensor | None = None
         self.vectors = nn.Parameter(unit.to(device))
         # Both parts of an input embedding have the same size at the start; a logit is of size 1.
         self.to_input = nn.Parameter(
