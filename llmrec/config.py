@@ -131,11 +131,6 @@ class RunConfig(Section):
                 "finetune.new_tokens.temperature is set; expected identifiers.scheme: token and "
                 "finetune.new_tokens.start: collaborative with it, or null"
             )
-        if self.finetune.new_tokens.cold_dropout and not (aligned and self.identifiers.scheme == "token"):
-            problems.append(
-                "finetune.new_tokens.cold_dropout is set; expected identifiers.scheme: token and finetune.new_tokens.start: "
-                "collaborative with it, or 0"
-            )
         if self.collaborative_reasons and self.identifiers.collaborative_system not in self.systems:
             known = ", ".join(self.systems)
             problems.append(

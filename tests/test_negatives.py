@@ -13,7 +13,7 @@ from test_objective import noisy
 from llmrec.errors import ConfigError
 from llmrec.finetune.batches import collate
 from llmrec.finetune.soft_targets import SoftTargets
-from llmrec.recommenders.llm_training import NewTokenStart, Training
+from llmrec.recommenders.llm_training import Training
 from llmrec.settings import Distillation, Finetune, NewTokens
 
 
@@ -123,91 +123,3 @@ def test_a_teacher_of_cold_items_only_is_spread_over_the_warm(tiny_lm, catalog):
             for t in (nothing, of_cold)
         ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-
-
-def vectors_of_two_kinds(n, cold):
-    """Return vectors whose first three features come from events, and which features these are."""
-    vectors = np.random.default_rng(5).standard_normal((n, 8)).astype(np.float32)
-    vectors[cold, :3] = 0
-    return vectors, np.arange(8) < 3
-
-
-def aligned(tiny_lm, catalog, share, negatives="warm"):
-    case = Case(
-        tiny_lm,
-        catalog,
-        Finetune(
-            lora_rank=2,
-            negatives=negatives,
-            new_tokens=NewTokens(start="collaborative", temperature=0.1, dropout=0.0, cold_dropout=share),
-        ),
-        scheme="token",
-    )
-    warm = np.arange(len(catalog)) > 2
-    case.vectors, of_events = vectors_of_two_kinds(len(catalog), ~warm)
-    return case, warm, of_events
-
-
-def trained(case, warm, vectors):
-    first = len(case.tokenizer) - len(case.identifiers.new_tokens)
-    start = NewTokenStart(
-        range(first, len(case.tokenizer)),
-        np.zeros((len(warm), case.base().config.hidden_size), np.float32),
-        vectors,
-    )
-    return Training(case.base(), case.verbalizer, case.trie, case.settings, start, None, None, warm, seed=0)
-
-
-def test_each_step_shows_some_items_without_what_comes_from_events(tiny_lm, catalog):
-    case, warm, of_events = aligned(tiny_lm, catalog, 0.5)
-    new = trained(case, warm, case.vectors).objective.new_tokens.train()
-    np.testing.assert_array_equal(new.of_events.numpy(), of_events)
-    ids = torch.tensor([[new.first]])
-    seen = []
-    for _ in range(60):
-        new.embed(ids)
-        shown = new._seen_vectors().detach()
-        kept = (shown[:, of_events] == new.vectors[:, of_events]).all(dim=1)
-        gone = (shown[:, of_events] == 0).all(dim=1)
-        assert (kept | gone).all()
-        assert torch.equal(shown[:, ~of_events], new.vectors[:, ~of_events])
-        seen.append(gone.numpy()[warm])
-    assert 0.4 < np.mean(seen) < 0.6
-    assert len({tuple(row) for row in seen}) > 50
-    new.eval()
-    assert torch.equal(new._seen_vectors(), new.vectors)  # what is decoded and saved is whole
-
-
-def test_what_texts_say_is_not_trained_and_as_large_where_it_is_all_there_is(tiny_lm, catalog):
-    case, warm, of_events = aligned(tiny_lm, catalog, 0.5)
-    objective = trained(case, warm, case.vectors).objective.train()
-    new = objective.new_tokens
-    sizes = new._seen_vectors().detach()[:, ~of_events].norm(dim=1)
-    torch.testing.assert_close(sizes, sizes[:1].expand_as(sizes))
-    new.embed(torch.tensor([[new.first]]))
-    (new.inputs().sum() + new.cosines(torch.ones(1, new.rows.shape[1])).sum()).backward()
-    assert (new.vectors.grad[:, ~of_events] == 0).all()
-    assert (new.vectors.grad[warm][:, of_events] != 0).any()
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda vectors, warm: (vectors, np.ones_like(warm)), "no item without training events"),
-        (lambda vectors, warm: (np.abs(vectors) + 1, warm), "no part that comes from events alone"),
-        (
-            lambda vectors, warm: (vectors * warm[:, None], warm),
-            "say nothing of items without training events",
-        ),
-    ],
-)
-def test_vectors_that_leave_nothing_to_drop_or_to_show_are_refused(tiny_lm, catalog, change, said):
-    case, warm, _ = aligned(tiny_lm, catalog, 0.5)
-    vectors, warm = change(case.vectors, warm)
-    with pytest.raises(ConfigError, match=said):
-        trained(case, warm, vectors)
-
-
-def test_cold_dropout_needs_vectors_of_items(config, capsys):
-    path = config(identifiers={"scheme": "token"}, finetune={"new_tokens": {"cold_dropout": 0.2}})
-    assert "cold_dropout is set; expected" in " ".join(llmrec("run", path, code=2, capsys=capsys).err.split())

@@ -42,18 +42,11 @@ class NewTokens(nn.Module):
         the tokens just so, since ``|P h|`` is the same for all of them. Its probabilities are close, not equal.
     dropout
         Share of features of new tokens' embeddings, and of states that are scored, zeroed in training.
-    of_events, cold_dropout
-        Which features of ``vectors`` come from events [d], and the share of tokens for which they are zeroed in a training step,
-        drawn anew for each, on both sides of the model: what an item without events looks like (Volkovs, Yu & Poutanen 2017,
-        "DropoutNet: Addressing Cold Start in Recommender Systems"). The other features are not trained then: they would become a
-        second name of each item that has events, and what the maps learn of them would not hold for items that have none.
     seed
         Of the maps.
     """
 
     rows: Tensor  # [n, D]
-    of_events: Tensor  # [d]
-    texts: Tensor  # [n, d] the vectors' features that are not of_events
     length: Tensor  # [] running mean of |P h|; 0 before the first step
 
     def __init__(
@@ -64,8 +57,6 @@ class NewTokens(nn.Module):
         *,
         temperature: float | None = None,
         dropout: float,
-        of_events: NDArray[np.bool_] | None = None,
-        cold_dropout: float = 0.0,
         seed: int,
     ) -> None:
         super().__init__()
@@ -89,20 +80,7 @@ class NewTokens(nn.Module):
         d = vectors.shape[1]
         scale = float(start.square().mean().sqrt())
         generator = torch.Generator().manual_seed(seed)
-        given = torch.as_tensor(vectors, dtype=torch.float32)
-        unit = F.normalize(given, dim=-1) * d**0.5
-        self.cold_dropout = 0.0 if of_events is None else cold_dropout
-        if self.cold_dropout:
-            kind = torch.as_tensor(of_events)
-            # Both parts of the same size, so that what texts say of an item is no larger where it is all there is.
-            behaviour, texts = (
-                F.normalize(given.masked_fill(other, 0.0), dim=-1) * (d / 2) ** 0.5 for other in (~kind, kind)
-            )
-            unit = behaviour + texts
-            self.register_buffer("of_events", kind.to(device), persistent=False)
-            self.register_buffer("texts", texts.to(device), persistent=False)
-        # Tokens that a step shows without what events say of them [n, 1].
-        self._hidden: Tensor | None = None
+        unit = F.normalize(torch.as_tensor(vectors, dtype=torch.float32), dim=-1) * d**0.5
         self.vectors = nn.Parameter(unit.to(device))
         # Both parts of an input embedding have the same size at the start; a logit is of size 1.
         self.to_input = nn.Parameter(
@@ -113,31 +91,25 @@ class NewTokens(nn.Module):
         )
         self.materialise()
 
-    def inputs(self) -> Tensor:
-        """Return the input embeddings [n, D]."""
-        if not self.aligned:
-            return self._delta(0)
-        rows: Tensor = self.rows + F.linear(self._seen_vectors(), self.to_input)
-        return rows
+    def inputs(self, new: Tensor | None = None) -> Tensor:
+        """Return the input embeddings of all new tokens [n, D], or of those with these numbers [..., D]."""
 
-    def _seen_vectors(self) -> Tensor:
-        """Return the vectors, in training as this step shows them [n, d]."""
-        if not self.cold_dropout:
-            return self.vectors
-        behaviour = self.vectors.masked_fill(~self.of_events, 0.0)
-        if self.training and self._hidden is not None:
-            behaviour = behaviour.masked_fill(self._hidden, 0.0)
-        return self.texts + behaviour
+        def of(table: Tensor) -> Tensor:
+            return table if new is None else F.embedding(new, table)
+
+        if not self.aligned:
+            return of(self._delta(0))
+        return of(self.rows) + F.linear(of(self.vectors), self.to_input)
 
     def outputs(self) -> Tensor:
         """Return the rows of the head [n, D]."""
         if not self.aligned:
             return self._delta(1)
         if self.temperature is None:
-            rows: Tensor = self._seen_vectors() @ self.to_score / self.vectors.shape[1] ** 0.5
+            rows: Tensor = self.vectors @ self.to_score / self.vectors.shape[1] ** 0.5
         else:
             length = torch.where(self.length > 0, self.length, 1.0)
-            rows = F.normalize(self._seen_vectors(), dim=-1) @ self.to_score / (self.temperature * length)
+            rows = F.normalize(self.vectors, dim=-1) @ self.to_score / (self.temperature * length)
         return rows
 
     def cosines(self, states: Tensor) -> Tensor:
@@ -148,17 +120,14 @@ class NewTokens(nn.Module):
                 mean = F.linear(states, self.to_score).float().norm(dim=-1).mean()
                 self.length.copy_(torch.where(self.length > 0, self.length.lerp(mean, 0.02), mean))
         mapped = F.linear(self.drop(states), self.to_score).float()
-        return F.linear(
-            F.normalize(mapped, dim=-1) / self.temperature, F.normalize(self._seen_vectors(), dim=-1)
-        )
+        return F.linear(F.normalize(mapped, dim=-1) / self.temperature, F.normalize(self.vectors, dim=-1))
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """Return the input embeddings of tokens, old and new [B, T, D]; in training, the beginning of a step."""
-        if self.training and self.aligned and self.cold_dropout:
-            self._hidden = torch.rand(len(self.vectors), 1, device=self.vectors.device) < self.cold_dropout
+        """Return the input embeddings of tokens, old and new [B, T, D]."""
         new = token_ids >= self.first  # [B, T]
         old_rows = self._layers[0].token_adapter.base_layer(token_ids.masked_fill(new, 0))
-        new_rows = F.embedding((token_ids - self.first).clamp(min=0), self.inputs())
+        # Of the tokens at hand alone: mapping those of a large catalogue costs more than some layers of the model.
+        new_rows = self.inputs((token_ids - self.first).clamp(min=0))
         return torch.where(new[..., None], self.drop(new_rows).to(old_rows.dtype), old_rows)
 
     def drop(self, features: Tensor) -> Tensor:

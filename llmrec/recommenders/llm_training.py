@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from llmrec.data.histories import Histories, Holdout
 from llmrec.data.windows import Windows
 from llmrec.decoding.trie import CompiledTrie
-from llmrec.errors import ConfigError
 from llmrec.finetune.batches import collate, plan_epoch
 from llmrec.finetune.examples import (
     Alternatives,
@@ -106,8 +105,6 @@ class Training:
                 start.vectors,
                 temperature=settings.new_tokens.temperature,
                 dropout=settings.new_tokens.dropout,
-                of_events=_of_events(start.vectors, trie, warm) if settings.new_tokens.cold_dropout else None,
-                cold_dropout=settings.new_tokens.cold_dropout,
                 seed=seed,
             )
         self.alternatives = alternatives_of(trie) if settings.loss == "catalogue" else None
@@ -157,25 +154,3 @@ class Training:
             for batch in plan_epoch(lengths, budget, np.random.default_rng(0)):
                 total += float(self.objective.loss(collate([read[i] for i in batch]).to(self.model.device)))
         return total
-
-
-def _of_events(
-    vectors: NDArray[np.float32] | None, trie: CompiledTrie, warm: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Return which features of items' vectors come from events: those in which every item without any is 0 [d]."""
-    assert vectors is not None
-    cold = vectors[trie.code[trie.leaf - 1][~warm]]
-    found: NDArray[np.bool_] = np.all(cold == 0, axis=0)
-    vectors_of = "the vectors of identifiers.collaborative_system"
-    wrong = {
-        "there is no item without training events": not len(cold),
-        f"{vectors_of} have no part that comes from events alone": not found.any(),
-        f"{vectors_of} say nothing of items without training events": found.all(),
-    }
-    for what, so in wrong.items():
-        if so:
-            raise ConfigError(
-                f"finetune.new_tokens.cold_dropout is set, and {what}. Expected a hybrid of a system such as sasrec or svd and of "
-                "content there, and items that it is for; or 0."
-            )
-    return found

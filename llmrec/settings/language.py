@@ -140,10 +140,6 @@ class NewTokens(Section):
     here (0.1); the saved head is a plain product that ranks alike. null: train the product itself."""
     dropout: float = Field(default=0.25, ge=0, lt=1)
     """Share of features zeroed in training, of new tokens' input embeddings and of the states that score them."""
-    cold_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the items that a training step treats as if they had no events, another one in each (DropoutNet, Volkovs, Yu & Poutanen
-    2017): of their vectors only what texts say is left, so that the model learns to use it for items that have nothing else. Under start:
-    collaborative, with one token an item and a collaborative_system that is a hybrid with content."""
 
 
 class Validation(Section):
