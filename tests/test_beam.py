@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from decoding_cases import END, FAMILIES, VOCAB, best, brute_force, model_of, problems
+from decoding_cases import END, FAMILIES, IDS, VOCAB, best, brute_force, model_of, problems
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from llmrec.data.datasets import load_dataset
 from llmrec.data.split import leave_one_out
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
 from llmrec.decoding.guidance import Guide
+from llmrec.decoding.packed import PackedPrompts
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.errors import TrieError
 from llmrec.identifiers.title import title_identifiers
@@ -139,7 +140,7 @@ def test_feeding_forced_tokens_ahead_changes_nothing_but_the_number_of_forward_p
     trie = CompiledTrie.from_sequences(sequences)
     prompts = [rng.integers(2, VOCAB, 5), rng.integers(2, VOCAB, 3)]
     ahead = beam_search(model_of("qwen"), trie, prompts, 5, width=8)
-    monkeypatch.setattr("llmrec.decoding.beam._ROOM", {"cpu": 0, "cuda": 0})
+    monkeypatch.setattr("llmrec.decoding.beam.tokens_per_pass", lambda device: 0)
     stepwise = beam_search(model_of("qwen"), trie, prompts, 5, width=8)
     assert (ahead.items == stepwise.items).all()
     np.testing.assert_allclose(ahead.scores, stepwise.scores, atol=1e-5)
@@ -159,6 +160,27 @@ def test_equal_scores_come_in_the_order_of_items():
     found = beam_search(model_of("llama"), trie, [np.array([4])], 4, width=4, normalisation="catalogue")
     assert found.items[0].tolist() in ([0, 1, 2, 3], [1, 2, 3, 0])
     assert (found.scores[0][found.items[0] > 0] == found.scores[0][found.items[0] > 0][0]).all()
+
+
+def test_of_many_equal_scores_at_the_last_place_the_first_items_come():
+    """Where the whole catalogue ends in one step, what cannot be listed is not sorted: equals of the k-th must be."""
+    trie = CompiledTrie.from_sequences([(token,) for token in range(VOCAB)])
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=1, n_head=4, **IDS)).eval()
+    model.lm_head.weight = torch.nn.Parameter(torch.zeros(VOCAB, 32))
+    found = beam_search(
+        model, trie, [np.array([4]), np.array([5])], 3, width=3, exclude=[np.array([1]), np.array([0, 2])]
+    )
+    assert found.items.tolist() == [[0, 2, 3], [1, 3, 4]]
+    assert found.certified.all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_reads_the_last_states_as_one_matrix(family):
+    """Of a slice of all states torch would make one product with the whole head for each user."""
+    model, read = model_of(family), []
+    with model.get_output_embeddings().register_forward_pre_hook(lambda _, states: read.append(states[0])):
+        PackedPrompts(model, [np.array([3] * n) for n in (5, 2, 7)])
+    assert [(states.shape[:2], states.is_contiguous()) for states in read] == [((3, 1), True)]
 
 
 def test_batch_and_single_users_agree():

@@ -23,13 +23,11 @@ from llmrec.decoding.packed import PackedPrompts
 from llmrec.decoding.search import BeamResult, Search, views_of
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.decoding.view import TrieView, place_within
+from llmrec.tensors import tokens_per_pass
 
 __all__ = ["beam_search"]
 
 _ROW_BEFORE = -2
-# Tokens up to which a forward pass costs little more than one over a single token, so that tokens of prefixes that may
-# be cut off later are as good as free. SmolLM2-135M on two cores: 100 ms and 2 ms per token.
-_ROOM = {"cpu": 64, "cuda": 1024}
 
 
 @torch.inference_mode()
@@ -97,7 +95,8 @@ class _TorchSearch(Search):
     ) -> None:
         super().__init__(views, k, width, normalisation, prune_like_transformers, guide)
         self.packed = packed
-        self.room = _ROOM.get(packed.device.type, _ROOM["cuda"])
+        # Tokens of prefixes that may be cut off later are as good as free up to there.
+        self.room = tokens_per_pass(packed.device)
         # The prompt's last position predicts the first token.
         self.live.fed = np.arange(self.n_users)
         self.fed.add(self.live.node, np.zeros(self.n_users, np.int64), packed.first_logits)

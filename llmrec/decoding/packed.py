@@ -77,7 +77,9 @@ class PackedPrompts:
             attention_mask=None if self.is_prompt.all() else self._tensor(self.is_prompt.astype(np.int64)),
             position_ids=self._tensor(position),
             use_cache=True,
-            logits_to_keep=1,
+            # By number, which copies the states: of a slice of them (1) torch makes a product with the whole head for each user,
+            # eight times as slow for 128 users and 61,238 tokens.
+            logits_to_keep=self._tensor(np.array([self.width - 1])),
         )
         self.cache = output.past_key_values
         _check_cache(self.cache)

@@ -169,6 +169,7 @@ class Search(ABC):
 
     def _select(self, pool: Hypotheses) -> None:
         """Keep the k best finished items and the ``width`` best prefixes of each user that can still beat them."""
+        pool = pool.take(self._worth_sorting(pool))
         # The node decides between equal scores, so that the order never depends on how the search got there.
         pool = pool.take(np.lexsort((pool.node, -pool.score, pool.user)))
         done = pool.take(pool.done)
@@ -179,6 +180,20 @@ class Search(ABC):
         kept = place_within(going.user) < self.width
         self.cut.append(going.take(~kept))
         self.live = Hypotheses.concatenate([done, going.take(kept)])
+
+    def _worth_sorting(self, pool: Hypotheses) -> NDArray[np.bool_]:
+        """Say which hypotheses have not ended or can be among the k best that have [n].
+
+        With one token an item the whole catalogue ends in one step, and sorting it took a quarter of the search.
+        """
+        worth = ~pool.done
+        ended = np.flatnonzero(pool.done)
+        ended = ended[np.argsort(pool.user[ended], kind="stable")]
+        ends = np.bincount(pool.user[ended], minlength=self.n_users).cumsum()
+        for own in np.split(ended, ends[:-1]):
+            score = pool.score[own]
+            worth[own] = score >= np.partition(score, -self.k)[-self.k] if len(own) > self.k else True
+        return worth
 
     def _kth(self) -> NDArray[np.float64]:
         """Return the score of the k-th finished item of each user, -inf where there are fewer [B]."""

@@ -85,6 +85,7 @@ class Verbalizer:
         self.max_events = max_events
         self.context_length = context_length
         self._identifiers = [np.asarray(i, dtype=np.int64) for i in identifiers]
+        self._longest = max(map(len, self._identifiers))
         self._times = TimeWords(time, resolution, min_gap, timezone, hemisphere)
         self._attributes = {name: attributes[name] for name in template.fields() - {"time"}}
         self._tokenizer = tokenizer
@@ -154,7 +155,7 @@ class Verbalizer:
                 when = self._times(np.append(window.timestamps, target_timestamp), now)[-1]
             pieces.append(self._encode(render(self.template.before, {"time": when})))
         tokens = np.concatenate(pieces)
-        self._check_length(tokens, history, room=max(map(len, self._identifiers)))
+        self._check_length(tokens, history, room=self._longest)
         return tokens
 
     @cached_property
