@@ -85,7 +85,7 @@ class Verbalizer:
         self.max_events = max_events
         self.context_length = context_length
         self._identifiers = [np.asarray(i, dtype=np.int64) for i in identifiers]
-        self._longest = max(map(len, self._identifiers))
+        self._longest = max(map(len, self._identifiers), default=0)
         self._times = TimeWords(time, resolution, min_gap, timezone, hemisphere)
         self._attributes = {name: attributes[name] for name in template.fields() - {"time"}}
         self._tokenizer = tokenizer
