@@ -2,11 +2,11 @@
 
     python benchmarks/single_tokens.py
 
-Eight layers of SmolLM2-135M with 12,000 new tokens, one an item, and prompts as long as the histories of Amazon Beauty (8 tokens on
+Eight layers of SmolLM2-135M with 12,000 new tokens, one an item, and prompts as long as the histories of Amazon Beauty (10 tokens on
 average, few of 50). Reading the prompts is the model without its head; what comes on top is the head, the softmax over the
 catalogue and the selection.
 
-lists     the best 20 of 256 users, sorted by length and 128 at once, as a system's lists are made
+lists     the best 20 of 256 users, in batches of like length, 128 at most, as a system's lists are made
 scores    all scores of 128 users at once in the order in which they come, as a hybrid asks for them: in one batch, and in batches of
           like length
 """
@@ -53,8 +53,9 @@ def main() -> None:
     prompts = [rng.integers(first, first + ITEMS, n) for n in lengths]
     seen = [np.unique(p - first) for p in prompts]
     few = prompts[:AT_ONCE]
-    sorted_ = list(batches_by_length(prompts, AT_ONCE))
-    alike = list(batches_by_length(few, AT_ONCE, per_pass=tokens_per_pass(model.device)))
+    per_batch = tokens_per_pass(model.device)
+    sorted_ = list(batches_by_length(prompts, AT_ONCE, per_batch=per_batch))
+    alike = list(batches_by_length(few, AT_ONCE, per_batch=per_batch))
 
     def lists() -> None:
         for rows in sorted_:

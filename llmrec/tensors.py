@@ -21,7 +21,7 @@ def tokens_per_pass(device: torch.device) -> int:
 
 
 def batches_by_length(
-    texts: Sequence[Sized], size: int, *, per_pass: int | None = None
+    texts: Sequence[Sized], size: int, *, per_batch: int | None = None
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the rows of batches of texts of like length, so that little is padded, the longest first.
 
@@ -32,7 +32,7 @@ def batches_by_length(
     ----------
     size
         Texts of a batch; of the last what is left.
-    per_pass
+    per_batch
         What a batch costs beside its tokens, in tokens. If given, batches are cut into smaller ones where that costs less than
         the padding it spares, as cheaply as can be: few texts differ more in length than neighbours among many.
     """
@@ -40,19 +40,19 @@ def batches_by_length(
     order = np.argsort(lengths, kind="stable")[::-1]
     for start in range(0, len(order), size):
         batch = order[start : start + size]
-        if per_pass is None:
+        if per_batch is None:
             yield batch
             continue
-        yield from np.split(batch, _cuts(lengths[batch], per_pass))
+        yield from np.split(batch, _cuts(lengths[batch], per_batch))
 
 
-def _cuts(lengths: NDArray[np.int64], per_pass: int) -> list[int]:
+def _cuts(lengths: NDArray[np.int64], per_batch: int) -> list[int]:
     """Return where to cut descending lengths [n] so that the padded tokens and what each batch costs beside are least."""
     n = len(lengths)
     cost, begin = np.zeros(n + 1, dtype=np.int64), np.zeros(n + 1, dtype=np.int64)
     for end in range(1, n + 1):
         # By where the last batch begins: it is as wide as its first text.
-        options = cost[:end] + per_pass + lengths[:end] * np.arange(end, 0, -1)
+        options = cost[:end] + per_batch + lengths[:end] * np.arange(end, 0, -1)
         begin[end] = options.argmin()
         cost[end] = options[begin[end]]
     cuts, at = [], int(begin[n])

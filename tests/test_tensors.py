@@ -13,14 +13,14 @@ from llmrec.tensors import batches_by_length
 LENGTHS = st.lists(st.integers(0, 60), max_size=9)
 
 
-def cost(lengths, batches, per_pass):
-    return sum(per_pass + len(rows) * max(lengths[r] for r in rows) for rows in batches)
+def cost(lengths, batches, per_batch):
+    return sum(per_batch + len(rows) * max(lengths[r] for r in rows) for rows in batches)
 
 
 @given(LENGTHS, st.integers(1, 12), st.integers(0, 100))
-def test_batches_are_whole_sorted_and_no_larger_than_allowed(lengths, size, per_pass):
+def test_batches_are_whole_sorted_and_no_larger_than_allowed(lengths, size, per_batch):
     texts = [[0] * n for n in lengths]
-    for batches in (batches_by_length(texts, size), batches_by_length(texts, size, per_pass=per_pass)):
+    for batches in (batches_by_length(texts, size), batches_by_length(texts, size, per_batch=per_batch)):
         found = list(batches)
         assert all(0 < len(rows) <= size for rows in found)
         rows = [int(r) for batch in found for r in batch]
@@ -29,13 +29,13 @@ def test_batches_are_whole_sorted_and_no_larger_than_allowed(lengths, size, per_
 
 
 @given(LENGTHS, st.integers(0, 100))
-def test_cuts_cost_the_least_of_all_there_are(lengths, per_pass):
+def test_cuts_cost_the_least_of_all_there_are(lengths, per_batch):
     ordered = sorted(lengths, reverse=True)
-    found = list(batches_by_length([[0] * n for n in lengths], 9, per_pass=per_pass))
+    found = list(batches_by_length([[0] * n for n in lengths], 9, per_batch=per_batch))
     ways = (
         np.split(np.arange(len(ordered)), cuts)
         for n in range(len(ordered))
         for cuts in combinations(range(1, len(ordered)), n)
     )
-    least = min((cost(ordered, way, per_pass) for way in ways), default=0)
-    assert cost(lengths, found, per_pass) == least
+    least = min((cost(ordered, way, per_batch) for way in ways), default=0)
+    assert cost(lengths, found, per_batch) == least

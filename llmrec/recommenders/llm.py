@@ -27,7 +27,7 @@ from llmrec.prompts.verbalize import Verbalizer
 from llmrec.recommenders.holdout import listed_gains
 from llmrec.recommenders.llm_training import NewTokenStart, Training
 from llmrec.settings import Decoding, Finetune
-from llmrec.tensors import batches_by_length
+from llmrec.tensors import batches_by_length, tokens_per_pass
 
 __all__ = ["LLMRecommender"]
 
@@ -234,7 +234,7 @@ class LLMRecommender:
         scores = np.full((len(histories), k), -np.inf)
         self.certified_ = np.zeros(len(histories), dtype=bool)
         done = 0
-        for rows in batches_by_length(prompts, self._batch_size):
+        for rows in batches_by_length(prompts, self._batch_size, per_batch=self.tokens_per_batch):
             seen = [histories[int(r)].items if exclude_seen else np.empty(0, np.int32) for r in rows]
             steered = guide and Guide(self.trie, guide[0][rows], guide[1], seen)
             self._search(rows, [prompts[r] for r in rows], seen, items, scores, steered)
@@ -243,6 +243,11 @@ class LLMRecommender:
             if on_progress is not None:
                 on_progress(done, len(prompts))
         return Recommendations(self.name, histories.user_ids, items, scores)
+
+    @property
+    def tokens_per_batch(self) -> int | None:
+        """What a batch of prompts costs beside their tokens, in tokens: a forward pass for each token of an identifier."""
+        return tokens_per_pass(self.model.device) * self.trie.depth
 
     @property
     def _batch_size(self) -> int:

@@ -39,6 +39,11 @@ class VllmRecommender(LLMRecommender):
         return prefix_cache_hit_rate(self.model)
 
     @property
+    def tokens_per_batch(self) -> None:
+        """Nothing: the engine makes batches of its own, without padding."""
+        return
+
+    @property
     def _batch_size(self) -> int:
         return _USERS
 
