@@ -5,7 +5,7 @@ Shapes: U users, K recommendations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +234,7 @@ class LLMRecommender:
         scores = np.full((len(histories), k), -np.inf)
         self.certified_ = np.zeros(len(histories), dtype=bool)
         done = 0
-        for rows in batches_by_length(prompts, self._batch_size, per_batch=self.tokens_per_batch):
+        for rows in self.batches(prompts):
             seen = [histories[int(r)].items if exclude_seen else np.empty(0, np.int32) for r in rows]
             steered = guide and Guide(self.trie, guide[0][rows], guide[1], seen)
             self._search(rows, [prompts[r] for r in rows], seen, items, scores, steered)
@@ -244,15 +244,11 @@ class LLMRecommender:
                 on_progress(done, len(prompts))
         return Recommendations(self.name, histories.user_ids, items, scores)
 
-    @property
-    def tokens_per_batch(self) -> int | None:
-        """What a batch of prompts costs beside their tokens, in tokens: a forward pass for each token of an identifier."""
-        return tokens_per_pass(self.model.device) * self.trie.depth
-
-    @property
-    def _batch_size(self) -> int:
-        """Users searched for together."""
-        return self.decoding.batch_size
+    def batches(self, prompts: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of prompts that go through the model together."""
+        # What a batch costs beside its prompts is a forward pass for each token of an identifier.
+        per_batch = tokens_per_pass(self.model.device) * self.trie.depth
+        return batches_by_length(prompts, self.decoding.batch_size, per_batch=per_batch)
 
     def _search(
         self,

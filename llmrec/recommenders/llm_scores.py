@@ -20,7 +20,6 @@ from llmrec.decoding.exact import score_catalogue
 from llmrec.errors import ConfigError
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.kept_scores import KeptScores
-from llmrec.tensors import batches_by_length
 
 if TYPE_CHECKING:
     from llmrec.recommenders.llm import LLMRecommender
@@ -129,7 +128,7 @@ class LanguageModelScores(ScoringRecommender):
         assert self.normalisation is not None
         prompts = [llm.verbalizer.prompt(h, None) for h in histories]
         scores = np.empty((len(prompts), llm.trie.n_items))
-        for rows in batches_by_length(prompts, self.batch_size, per_batch=llm.tokens_per_batch):
+        for rows in llm.batches(prompts):
             exact = score_catalogue(
                 llm.model, llm.trie, [prompts[r] for r in rows], normalisation=self.normalisation
             )

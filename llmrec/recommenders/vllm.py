@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from llmrec.decoding.search import BeamResult
 from llmrec.decoding.vllm import vllm_beam_search, vllm_free_search
 from llmrec.decoding.vllm_engine import prefix_cache_hit_rate
 from llmrec.recommenders.llm import LLMRecommender
+from llmrec.tensors import batches_by_length
 
 __all__ = ["VllmRecommender"]
 
@@ -38,14 +40,9 @@ class VllmRecommender(LLMRecommender):
         """Share of prompt tokens that were in the engine's prefix cache so far."""
         return prefix_cache_hit_rate(self.model)
 
-    @property
-    def tokens_per_batch(self) -> None:
-        """Nothing: the engine makes batches of its own, without padding."""
-        return
-
-    @property
-    def _batch_size(self) -> int:
-        return _USERS
+    def batches(self, prompts: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of prompts that the engine gets together; it pads nothing."""
+        return batches_by_length(prompts, _USERS)
 
     def _beam_search(self, prompts: list[NDArray[np.int64]], k: int, **options: Any) -> BeamResult:
         return vllm_beam_search(self.model, self.trie, prompts, k, lora_request=self.lora_request, **options)
