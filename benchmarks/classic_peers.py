@@ -35,7 +35,8 @@ from scipy import sparse
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
 from llmrec.eval.metrics import ndcg, target_ranks
-from llmrec.recommenders.base import ScoringRecommender, top_k
+from llmrec.ranking import top_k
+from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.ease import EASE
 from llmrec.recommenders.itemknn import ItemKNN
 from llmrec.recommenders.matrices import recency_matrix

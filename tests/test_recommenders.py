@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrec.config import System
-from llmrec.recommenders.base import top_k
+from llmrec.ranking import top_k
 from llmrec.recommenders.content import Content
 from llmrec.recommenders.ease import EASE
 from llmrec.recommenders.guided import Guided

@@ -22,6 +22,7 @@ from llmrec.decoding.scores import as_float64, check_normalisation, child_log_pr
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.decoding.view import nothing_left
 from llmrec.errors import TrieError
+from llmrec.ranking import top_k
 
 __all__ = ["ExactResult", "score_catalogue", "top_items"]
 
@@ -117,10 +118,7 @@ def top_items(
     items = np.full((n_users, k), -1, dtype=np.int32)
     best = np.full((n_users, k), -np.inf)
     width = min(k, n_items)
-    # Stable: equal scores stay in the order of their numbers.
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
-    best[:, :width] = np.take_along_axis(scores, order, axis=1)
-    items[:, :width] = np.where(np.isneginf(best[:, :width]), -1, order)
+    items[:, :width], best[:, :width] = top_k(scores, width)
     return items, best
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from llmrec.data.histories import Histories
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
+from llmrec.ranking import top_k
 
-__all__ = ["Recommender", "ScoringRecommender", "top_k"]
+__all__ = ["Recommender", "ScoringRecommender"]
 
 
 @runtime_checkable
@@ -68,23 +69,3 @@ class ScoringRecommender(ABC):
             items.append(best)
             scores.append(values)
         return Recommendations(self.name, histories.user_ids, np.concatenate(items), np.concatenate(scores))
-
-
-def top_k(scores: NDArray[np.floating], k: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Return the ``k`` best columns of each row and their scores, both [U, k].
-
-    Equal scores keep column order, so the result does not depend on the sorting algorithm. Columns at
-    ``-inf`` are not recommended: the list is filled with ``-1`` instead.
-    """
-    k = min(k, scores.shape[1])
-    # argpartition alone picks arbitrarily among ties at the border, so ask it for the border *value*,
-    # keep all columns above it and fill up with the first columns that equal it.
-    border = np.partition(scores, -k, axis=1)[:, -k][:, None]  # [U, 1]
-    above, equal = scores > border, scores == border
-    keep = above | (equal & (np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)))
-    columns = np.nonzero(keep)[1].reshape(len(scores), k)
-    values = np.take_along_axis(scores, columns, axis=1).astype(np.float64)
-    order = np.argsort(-values, axis=1, kind="stable")
-    values = np.take_along_axis(values, order, axis=1)
-    items = np.take_along_axis(columns, order, axis=1).astype(np.int32)
-    return np.where(np.isneginf(values), np.int32(-1), items), values

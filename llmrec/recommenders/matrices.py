@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from llmrec.data.histories import Histories
-from llmrec.recommenders.base import top_k
+from llmrec.ranking import top_k
 
 __all__ = ["best_of_rows", "decay_problems", "recency_matrix"]
 

@@ -15,7 +15,7 @@ from llmrec.data.histories import Histories
 from llmrec.data.split import Split
 from llmrec.data.time_features import candidate_time_features
 from llmrec.data.trends import ItemTimes
-from llmrec.recommenders.base import top_k
+from llmrec.ranking import top_k
 from llmrec.recommenders.comparable import Fusion, comparable, new_items
 from llmrec.recommenders.matrices import recency_matrix
 
