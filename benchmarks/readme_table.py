@@ -24,6 +24,7 @@ TABLES = (
     ("ml-100k-fusion-shuffled", "the same, ties shuffled", "sasrec_svd"),
     ("ml-100k-fusion-temporal", "MovieLens-100K, one cut in time for all", "sasrec_svd"),
     ("amazon-beauty-fusion", "Amazon Beauty, leave-one-out, ties in source order", "sasrec_content"),
+    ("amazon-beauty-fusion-shuffled", "Amazon Beauty, leave-one-out, ties shuffled", "sasrec_content"),
     ("amazon-beauty-cold", "Amazon Beauty, one cut in time for all", "teacher"),
 )
 COLLABORATIVE = ("sasrec", "svd", "ease", "itemknn", "popularity")

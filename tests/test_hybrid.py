@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pipeline_cases import llmrec
+from sklearn.preprocessing import normalize
 
 from llmrec.config import System
 from llmrec.data.catalog import Catalog
@@ -21,6 +22,7 @@ from llmrec.data.split import Split
 from llmrec.errors import ConfigError, DataError
 from llmrec.eval.metrics import ndcg, target_ranks
 from llmrec.recommenders.base import ScoringRecommender
+from llmrec.recommenders.borrowed import borrowed
 from llmrec.recommenders.comparable import comparable
 from llmrec.recommenders.hybrid import Hybrid
 from llmrec.recommenders.mixes import weight_grid
@@ -59,6 +61,33 @@ def test_item_vectors_are_those_of_the_parts_side_by_side():
     hybrid.fit(SPLIT)
     svd, content = (part.item_vectors() for part in hybrid.parts_.values())
     np.testing.assert_array_equal(hybrid.item_vectors(), np.hstack([svd, content]))
+
+
+def test_an_item_without_a_vector_borrows_those_of_items_that_are_alike():
+    rng = np.random.default_rng(0)
+    ours, theirs = (normalize(rng.standard_normal((40, d))).astype(np.float32) for d in (3, 5))
+    ours[[4, 17]] = theirs[8] = 0
+    theirs[17] = 0
+    filled, other = borrowed([ours, theirs])
+    has = ours.any(axis=1)
+    np.testing.assert_array_equal(filled[has], ours[has])
+    likeness = [
+        (theirs[4] @ theirs[i], i) for i in range(40) if has[i]
+    ]  # one item at a time, as the docstring says
+    mean = sum(max(cosine, 0) ** 2 * ours[i] for cosine, i in sorted(likeness, reverse=True)[:10])
+    np.testing.assert_allclose(filled[4], mean / np.linalg.norm(mean), atol=1e-6)
+    assert not filled[17].any()
+    assert not other[17].any()
+    np.testing.assert_allclose(np.linalg.norm(other[8]), 1, atol=1e-6)
+
+
+def test_what_is_like_an_item_alone_is_borrowed_from_it_alone():
+    ours, theirs = np.eye(3, dtype=np.float32), np.array([[1, 0], [0, 1], [1, 0]], dtype=np.float32)
+    ours[2] = 0
+    np.testing.assert_array_equal(borrowed([ours, theirs])[0][2], ours[0])
+    alone = np.zeros((3, 2), np.float32)
+    np.testing.assert_array_equal(borrowed([alone]), [alone])  # from whom
+    assert not borrowed([alone, theirs])[0].any()  # nobody has any
 
 
 # --- scores made comparable ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories
 from llmrec.data.split import Split
 from llmrec.errors import ConfigError, DataError
+from llmrec.recommenders.borrowed import borrowed
 from llmrec.recommenders.comparable import Fusion, comparable, new_items
 from llmrec.recommenders.llm_scores import LanguageModel
 from llmrec.recommenders.mixes import Mix, all_mixes, mixed, mixed_gains, n_ways, weight_grid
@@ -247,10 +248,11 @@ class Hybrid(MadeOfParts):
     def item_vectors(self) -> NDArray[np.float32]:
         """Return the item vectors of all parts side by side [N, D], whatever their weights.
 
-        So items have both what behaviour and what texts say of them, and where one has nothing (0), the other.
+        So items have both what behaviour and what texts say of them. Where a part has nothing (0), it has what it says of items
+        that are alike to the others, see :func:`borrowed`.
         """
         parts: list[Any] = list(self.parts_.values())
-        return np.concatenate([part.item_vectors() for part in parts], axis=1)
+        return np.concatenate(borrowed([part.item_vectors() for part in parts]), axis=1)
 
     def _comparable(self, scores: NDArray[np.float64], histories: Histories) -> NDArray[np.float64]:
         """Return the comparable scores of all parts [P, U, N]."""
