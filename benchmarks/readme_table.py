@@ -82,11 +82,12 @@ def column(name: str, about: str, without: str) -> tuple[list[str], str]:
     cells = [
         f"[{about}](docs/results/{name}.md)",
         f"{found['users']:,}, {seeds} of each",
-        *(cell(systems.get(s)) for s in ("llm", "sasrec", "fused", "two_sasrecs", without)),
+        *(cell(systems.get(s)) for s in ("llm", "sasrec", "fused", "two_sasrecs", without, "all_three")),
         against(systems["llm"]),
         against(systems.get("fused")),
         against(beside("two_sasrecs").get("fused")),
         against(beside(without).get("fused")),
+        against(beside(without).get("all_three")),
         *(
             new_items(found, it)
             for it in (("llm",), COLLABORATIVE, ("content",), ("fused", "all_three", "llm_content"))
@@ -107,10 +108,12 @@ def table() -> str:
         "LLM and SASRec fused",
         "two SASRecs fused",
         "SASRec fused with SVD, or with TF-IDF of titles on Beauty",
+        "that and the LLM",
         "LLM beside SASRec",
         "LLM and SASRec beside SASRec",
         "LLM and SASRec beside two SASRecs",
         "LLM and SASRec beside the fusion without it",
+        "that fusion with the LLM beside the same without",
         "HR@10 where the target is new: LLM",
         "the best that knows events only",
         "TF-IDF of titles",
