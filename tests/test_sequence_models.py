@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from llmrec.data.histories import Histories, History
 from llmrec.errors import ArtefactError, ConfigError
 from llmrec.recommenders import losses
 from llmrec.recommenders.bert4rec import BERT4Rec
@@ -227,3 +228,20 @@ def test_item_vectors_are_of_the_items_alone():
     vectors = recommender.item_vectors()
     assert vectors.shape == (SPLIT.n_items, 8)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [SASRec, GRU4Rec, BERT4Rec])
+def test_items_that_training_has_not_seen_are_left_out_of_histories(kind):
+    split = split_of(markov_sequences(30, 9, N_ITEMS), N_ITEMS + 1)  # nobody has the last item
+    recommender = kind(max_epochs=1, **({"hidden": 8} if kind is GRU4Rec else TINY))
+    recommender.fit(split)
+
+    def scores(*items: int):
+        return recommender.score(
+            Histories.from_list([History("u", np.array(items, np.int32), np.arange(len(items)))])
+        )
+
+    np.testing.assert_array_equal(scores(3, N_ITEMS, 5, N_ITEMS), scores(3, 5))
+    alone = scores(N_ITEMS)  # there is nothing else to go by
+    assert np.isfinite(alone).all()
+    assert not np.array_equal(alone, scores(3))

@@ -77,6 +77,11 @@ class Histories(Sequence[History]):
         names = tuple(self.user_ids[int(r)] for r in rows)
         return Histories(names, indptr, self.items[take], self.timestamps[take])
 
+    def where(self, keep: NDArray[np.bool_]) -> Histories:
+        """Return some of the events [E] of the same users, of whom some may have none left."""
+        before = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
+        return Histories(self.user_ids, before[self.indptr], self.items[keep], self.timestamps[keep])
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Events per user [U]."""

@@ -255,7 +255,11 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
 
     @torch.inference_mode()
     def score(self, histories: Histories) -> NDArray[np.float32]:
-        """Return the logits of every item as the next event [U, N]."""
+        """Return the logits of every item as the next event [U, N].
+
+        Items without training events are left out of histories that have others: their embeddings are those of items that were
+        never in a history.
+        """
         empty = np.flatnonzero(histories.lengths == 0)
         if len(empty):
             raise DataError(
@@ -264,11 +268,19 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
                 "nothing to say about a user without a past; use popularity there."
             )
         self.model_.eval()
-        events, lengths = last_events(histories, self.max_len, self.device_)
+        events, lengths = last_events(self._readable(histories), self.max_len, self.device_)
         scores: NDArray[np.float32] = (
             self.model_.logits(self.query(self.model_, events, lengths)).cpu().numpy()
         )
         return scores
+
+    def _readable(self, histories: Histories) -> Histories:
+        known = self._warm[histories.items]  # [E]
+        if known.all():
+            return histories
+        user = np.repeat(np.arange(len(histories)), histories.lengths)
+        nothing = np.bincount(user, weights=known, minlength=len(histories)) == 0
+        return histories.where(known | nothing[user])
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return the fitted item embeddings, of length 1 [N, D]; 0 without events, where they only say that it never came next."""
