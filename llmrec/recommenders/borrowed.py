@@ -46,8 +46,9 @@ def _lent(own: NDArray[np.float32], others: Sequence[NDArray[np.float32]]) -> ND
         return filled
     known = np.concatenate(others, axis=1)
     known_lenders = known[lenders].T
-    for start in range(0, len(missing), max(1, _AT_ONCE // len(lenders))):
-        rows = missing[start : start + max(1, _AT_ONCE // len(lenders))]  # [B]
+    at_once = max(1, _AT_ONCE // len(lenders))
+    for start in range(0, len(missing), at_once):
+        rows = missing[start : start + at_once]  # [B]
         nearest, cosines = top_k(known[rows] @ known_lenders, _LENDERS)  # [B, L]
         weights = np.square(cosines.clip(min=0)).astype(np.float32)
         mean = np.einsum("bl,bld->bd", weights, own[lenders[nearest]])
