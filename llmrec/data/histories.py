@@ -87,10 +87,15 @@ class Histories(Sequence[History]):
         """Events per user [U]."""
         return np.diff(self.indptr)
 
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """The user's row of each event [E]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
     def ties_shuffled(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return the events in random order among those of one user at one time, and otherwise as they are [E]."""
-        user = np.repeat(np.arange(len(self)), self.lengths)
-        order: NDArray[np.int64] = np.lexsort((rng.random(len(user)), self.timestamps, user))
+        owners = self.owners
+        order: NDArray[np.int64] = np.lexsort((rng.random(len(owners)), self.timestamps, owners))
         return order
 
 

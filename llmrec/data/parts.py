@@ -34,16 +34,12 @@ class PartedLog:
     @cached_property
     def owners(self) -> NDArray[np.int64]:
         """The user's row of each event [E]."""
-        return np.repeat(np.arange(len(self.events)), self.events.lengths)
+        return self.events.owners
 
     def training(self) -> Histories:
         """Return the train events of the users who have any."""
-        events, kept = self.events, self.parts == TRAIN
-        lengths = np.bincount(self.owners[kept], minlength=len(events))
-        rows = np.flatnonzero(lengths)
-        indptr = np.concatenate([[0], np.cumsum(lengths[rows])]).astype(np.int64)
-        names = tuple(events.user_ids[r] for r in rows.tolist())
-        return Histories(names, indptr, events.items[kept], events.timestamps[kept])
+        kept = self.events.where(self.parts == TRAIN)
+        return kept if kept.lengths.all() else kept[np.flatnonzero(kept.lengths)]
 
     def questions(self, part: int) -> Holdout:
         """Return the questions of a part, in the order of users.

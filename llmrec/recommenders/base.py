@@ -64,7 +64,7 @@ class ScoringRecommender(ABC):
             batch = histories[start : start + self.users_at_once]
             matrix = np.array(self.score(batch), dtype=np.float64)  # [U, N]; a copy, since it is masked
             if exclude_seen:
-                matrix[np.repeat(np.arange(len(batch)), batch.lengths), batch.items] = -np.inf
+                matrix[batch.owners, batch.items] = -np.inf
             best, values = top_k(matrix, k)
             items.append(best)
             scores.append(values)

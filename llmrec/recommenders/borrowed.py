@@ -31,19 +31,16 @@ def borrowed(vectors: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]
     vectors
         Of each system, of length 1 or 0 [N, D]. An item that is not like any other stays at 0.
     """
-    return [
-        _lent(own, [other for other in vectors if other is not own]) if len(vectors) > 1 else own
-        for own in vectors
-    ]
+    return [_lent(own, [other for other in vectors if other is not own]) for own in vectors]
 
 
 def _lent(own: NDArray[np.float32], others: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Return one system's vectors, those of 0 borrowed."""
     has = own.any(axis=1)
     lenders, missing = np.flatnonzero(has), np.flatnonzero(~has)
+    if not (len(lenders) and len(missing) and others):
+        return own
     filled = own.copy()
-    if not len(lenders):
-        return filled
     known = np.concatenate(others, axis=1)
     known_lenders = known[lenders].T
     at_once = max(1, _AT_ONCE // len(lenders))

@@ -26,7 +26,7 @@ _AT_ONCE = 100_000  # scores whose arrays fit into a cache: z-scores are four ti
 def new_items(histories: Histories, n_items: int) -> NDArray[np.bool_]:
     """Return which items are not in each history [U, N]."""
     new = np.ones((len(histories), n_items), dtype=bool)
-    new[np.repeat(np.arange(len(histories)), histories.lengths), histories.items] = False
+    new[histories.owners, histories.items] = False
     return new
 
 

@@ -36,7 +36,7 @@ def holdout_gains(
         scores = torch.tensor(np.asarray(recommender.score(part.histories)))  # [U, N]; a copy, it is masked
         users, targets = torch.arange(len(part)), torch.from_numpy(part.target_items).long()
         if exclude_seen:
-            owner = torch.from_numpy(np.repeat(np.arange(len(part)), part.histories.lengths))
+            owner = torch.from_numpy(part.histories.owners)
             scores[owner, torch.from_numpy(part.histories.items).long()] = -torch.inf
         own = scores[users, targets][:, None]  # [U, 1]
         # What is not behind is ahead, so that NaN scores rank last rather than first.

@@ -20,7 +20,7 @@ def recency_matrix(histories: Histories, n_items: int, decay: float = 1.0) -> sp
 
     The newest event has age 0, the one before age 1, and so on. ``decay`` 1 gives the binary matrix of who saw what.
     """
-    users = np.repeat(np.arange(len(histories)), histories.lengths)  # [E]
+    users = histories.owners  # [E]
     age = np.repeat(histories.indptr[1:], histories.lengths) - 1 - np.arange(len(users))  # [E]
     # np.unique returns the first occurrence, so it is asked for the events newest first.
     pair = (users * n_items + histories.items)[::-1]

@@ -99,7 +99,7 @@ def _gradient(
 
 def _mean_of_users(values: NDArray[np.float64], histories: Histories) -> NDArray[np.float64]:
     """Return the mean of each user's finite values [U]; the lowest of all for a user without any."""
-    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    user = histories.owners
     known = np.isfinite(values)
     total = np.bincount(user[known], values[known], minlength=len(histories))
     count = np.bincount(user[known], minlength=len(histories))

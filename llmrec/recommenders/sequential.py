@@ -278,9 +278,8 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         known = self._warm[histories.items]  # [E]
         if known.all():
             return histories
-        user = np.repeat(np.arange(len(histories)), histories.lengths)
-        nothing = np.bincount(user, weights=known, minlength=len(histories)) == 0
-        return histories.where(known | nothing[user])
+        nothing = histories.where(known).lengths == 0
+        return histories.where(known | np.repeat(nothing, histories.lengths))
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return the fitted item embeddings, of length 1 [N, D]; 0 without events, where they only say that it never came next."""

@@ -54,7 +54,7 @@ class Counts:
 
 def count_pairs(events: Histories, n_items: int) -> Pairs:
     """Count the events of each pair of a user and an item."""
-    owners = np.repeat(np.arange(len(events), dtype=np.int64), events.lengths)
+    owners = events.owners
     keys: NDArray[np.int64] = owners * n_items + events.items
     keys.sort()
     first = np.flatnonzero(np.diff(keys, prepend=-1))
