@@ -22,16 +22,16 @@ from llmrec.testing import RecommenderConformance
 SPLIT = RecommenderConformance.split
 
 
-def with_cold_targets():
-    """Return a split in which a third of the validation users' targets are items that nobody has in training."""
+def with_cold_targets(every=3):
+    """Return a split in which each so-manieth of the validation users' targets is an item that nobody has in training."""
     train = SPLIT.train
-    cold = np.unique(SPLIT.valid.target_items)[::3]
+    cold = np.unique(SPLIT.valid.target_items)[::every]
     kept = [
         History(h.user_id, h.items[~np.isin(h.items, cold)], h.timestamps[~np.isin(h.items, cold)])
         for h in train
     ]
     split = replace(SPLIT, train=Histories.from_list(kept))
-    assert np.isin(split.valid.target_items, cold).mean() > 0.1
+    assert np.isin(split.valid.target_items, cold).mean() > 0.3 / every
     return split, ~split.warm
 
 

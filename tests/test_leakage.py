@@ -35,6 +35,7 @@ SMALL = {"dim": 8, "layers": 1, "max_len": 5, "batch_size": 8, "max_epochs": 2, 
 PARTS = {"parts": ["popularity", "itemknn"]}
 GUIDED = {"parts": {"llm": {}, "popularity": {}}}
 NEEDED = {
+    "adjusted": {"parts": {"content": {}}},
     "hybrid": PARTS,
     "rerank": PARTS | {"folds": 2},
     "guided": GUIDED,

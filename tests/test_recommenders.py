@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llmrec.config import System
 from llmrec.ranking import top_k
+from llmrec.recommenders.adjusted import Adjusted
 from llmrec.recommenders.content import Content
 from llmrec.recommenders.ease import EASE
 from llmrec.recommenders.guided import Guided
@@ -136,6 +137,13 @@ class TestHybridOfChosenWeights(ScoringConformance):
     def make(self):
         parts = {"markov": {}, "text": {"kind": "content"}, "userknn": {"neighbours": 5}}
         return Hybrid(parts=parts, fusion="zscore", catalog=self.catalog)
+
+
+class TestAdjusted(ScoringConformance):
+    reads_validation = True
+
+    def make(self):
+        return Adjusted(parts={"content": {}}, catalog=self.catalog)
 
 
 class TestRerank(ScoringConformance):

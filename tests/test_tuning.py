@@ -404,7 +404,7 @@ def test_without_optuna_the_error_names_the_extra(config, capsys, monkeypatch):
 
 def test_every_built_in_kind_has_a_space_that_holds_its_defaults(csv_data):
     parts = {"parts": {"popularity": {}, "itemknn": {}}}
-    given = {"hybrid": parts, "rerank": parts}
+    given = {"hybrid": parts, "rerank": parts, "adjusted": {"parts": {"content": {}}}}
     # A guided search always has the fine-tuned model as a part, and such systems are not tuned.
     kinds = [kind for kind in RECOMMENDERS if kind != "guided"]
     systems = {"llm": {}} | {kind: given.get(kind, {}) for kind in kinds}

@@ -39,6 +39,7 @@ SYSTEM_LABELS = {
     "trend": "Trend",
     "markov": "Markov chain",
     "hybrid": "Hybrid",
+    "adjusted": "Adjusted",
     "guided": "Guided LLM",
     "rerank": "Re-ranker",
     "random": "Random",

@@ -89,6 +89,11 @@ def chosen_notes(
         note = "The weights with the best NDCG@10 of a grid; alone: what each part has by itself on the same users."
         if "cold" in chosen:
             note += " Cold: the weights of items without training events."
+        if "constant" in chosen:
+            note = (
+                "What is added to the scores of items without training events, in standard deviations, for histories that have such items: "
+                "the best NDCG@10 of those users."
+            )
         if "weight" in chosen:
             note = "The weight of the guide with the best NDCG@10 there; 0 is the language model alone."
         if "beats the plain fusion" in chosen:

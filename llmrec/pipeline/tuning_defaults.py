@@ -43,6 +43,7 @@ SPACES: dict[str, dict[str, Any]] = {
     },
     "content": {"vectors": ["tfidf", "lm"], "decay": {"low": 0.5, "high": 1.0, "step": 0.1}},
     "hybrid": {"fusion": ["zscore", "rank", "logprob"]},
+    "adjusted": {},  # chooses its only number itself
     "rerank": {
         "candidates": [20, 50, 100, 200],
         "leaves": [4, 8, 16],

@@ -28,6 +28,7 @@ RECOMMENDERS = {
     "gru4rec": "llmrec.recommenders.gru4rec:GRU4Rec",
     "bert4rec": "llmrec.recommenders.bert4rec:BERT4Rec",
     "hybrid": "llmrec.recommenders.hybrid:Hybrid",
+    "adjusted": "llmrec.recommenders.adjusted:Adjusted",
     "guided": "llmrec.recommenders.guided:Guided",
     "rerank": "llmrec.recommenders.rerank:Rerank",
 }

@@ -1,0 +1,187 @@
+"""Adjusted: what a recommender says of new items, raised for histories that have some.
+
+Shapes: U users, N items of the catalogue, G constants to choose among.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrec.data.catalog import Catalog
+from llmrec.data.histories import Histories
+from llmrec.data.split import Split
+from llmrec.errors import ConfigError
+from llmrec.recommenders.comparable import comparable, new_items
+from llmrec.recommenders.llm_scores import LanguageModel
+from llmrec.recommenders.mixes import Mix, mixed, mixed_gains
+from llmrec.recommenders.parts import MadeOfParts, Parts
+from llmrec.recommenders.training_settings import OnEpoch
+
+__all__ = ["Adjusted"]
+
+_CONSTANTS = np.arange(-8, 17) / 4  # standard deviations
+
+
+class Adjusted(MadeOfParts):
+    """Another recommender whose scores of cold items have a constant added, for users whose history has such items.
+
+    No training history has an item without training events, so nothing has taught a model how much more probable they are for those who
+    have bought one; for all other histories its training has, and their scores stay as they are. A constant on the scores of a class
+    is what corrects a classifier for other class shares than in training (Saerens et al. 2002, "Adjusting the Outputs of a Classifier
+    to New a Priori Probabilities"; Menon et al. 2021, "Long-tail Learning via Logit Adjustment", equation 9).
+
+    ``adjusted: {kind: adjusted, parts: {llm: {}}}`` is a whole configuration.
+
+    Parameters
+    ----------
+    parts
+        One recommender that scores all items and knows something of cold ones, with its settings as under ``systems``; the run's
+        fine-tuned language model is ``llm: {}``.
+    constant
+        In standard deviations of the user's scores over the items that are not in the history. ``None`` chooses it on those
+        validation users whose history has cold items: the best NDCG@10 of -2 to 4 in steps of a quarter, of equally good ones
+        the nearest to 0, and 0 where there are no such users.
+    validation_users
+        How many of these users it is chosen on, a random sample; ``None``: all.
+    catalog, seed, on_epoch, checkpoint, language_model
+        Given by the run; handed on to the part if it takes them.
+    name
+        The name under which its recommendations are stored.
+
+    Attributes
+    ----------
+    constant_
+        What is added.
+    chosen_
+        Where it was chosen: ``constant``; ``ndcg@10`` with it and ``ndcg@10 without`` it; on how many ``users``.
+    """
+
+    knows_cold_items = True
+
+    def __init__(
+        self,
+        *,
+        parts: Parts,
+        constant: float | None = None,
+        validation_users: int | None = None,
+        catalog: Catalog | None = None,
+        seed: int = 0,
+        on_epoch: OnEpoch | None = None,
+        checkpoint: Path | None = None,
+        language_model: LanguageModel | None = None,
+        name: str = "adjusted",
+    ) -> None:
+        settings = {"parts": parts, "constant": constant, "validation_users": validation_users}
+        problems = self.option_problems(settings, name)
+        if problems:
+            raise ConfigError("; ".join(problems))
+        super().__init__(
+            parts,
+            name,
+            catalog=catalog,
+            seed=seed,
+            on_epoch=on_epoch,
+            checkpoint=checkpoint,
+            language_model=language_model,
+        )
+        self.constant, self.validation_users, self.seed = constant, validation_users, seed
+        self.constant_ = 0.0
+        self.chosen_: dict[str, Any] = {}
+
+    @classmethod
+    def option_problems(cls, options: Mapping[str, Any], where: str) -> list[str]:
+        """Return what is wrong with the settings and with those of the part, each with its dotted name."""
+        parts = options.get("parts")
+        problems = cls.parts_problems(parts, where)
+        if parts and len(parts) > 1:
+            problems.append(
+                f"{where}.parts: got {', '.join(map(str, parts))}; expected one recommender: several can be one as a hybrid"
+            )
+        constant = options.get("constant")
+        if constant is not None and not math.isfinite(constant):
+            problems.append(
+                f"{where}.constant: got {constant}; expected a number, or none, to have it chosen on the validation users"
+            )
+        problems += cls.validation_problems(options, where)
+        return problems
+
+    def fit(self, split: Split) -> None:
+        """Fit the part, and choose the constant if none is given.
+
+        Raises
+        ------
+        ConfigError
+            The part knows nothing of items without training events.
+        """
+        ((name, part),) = self.parts_.items()
+        self.fit_parts(split)
+        if not part.knows_cold_items:
+            raise ConfigError(
+                f"{self.name} got {name}, which knows nothing of items without training events, so that all of them have the lowest score or any. "
+                "Expected a part that does: content, a hybrid with it, or a language model that writes titles or was taught by one of these."
+            )
+        self._is_cold = ~split.warm  # [N]
+        if self.constant is None:
+            self._choose(split)
+        else:
+            self.constant_ = self.constant
+
+    def _choose(self, split: Split) -> None:
+        """Take the constant that is best on the validation users whose history has cold items."""
+        asked = split.valid.select(np.flatnonzero(self._has_cold(split.valid.histories)))
+        asked = asked.select(asked.sample_rows(self.validation_users, self.seed))
+        self.constant_, self.chosen_ = 0.0, {"constant": 0.0, "users": len(asked)}
+        if not len(asked):
+            return
+        constants = _CONSTANTS[np.abs(_CONSTANTS).argsort(kind="stable")]
+        mixes = [_plus(c) for c in constants]
+        gains = [
+            mixed_gains(
+                mixes,
+                self._standard(users.histories),
+                users,
+                self._is_cold,
+                exclude_seen=split.protocol.exclude_seen,
+            )
+            for users in self.blocks(asked)
+        ]
+        means = np.concatenate(gains, axis=1).mean(axis=1)  # [G]
+        best = int(means.argmax())
+        self.constant_ = float(constants[best])
+        self.chosen_ = {
+            "constant": self.constant_,
+            "ndcg@10": float(means[best]),
+            "ndcg@10 without": float(means[0]),
+            "users": len(asked),
+        }
+
+    def score(self, histories: Histories) -> NDArray[np.float64]:
+        """Return how many standard deviations above the mean the part scores each item, plus the constant where it is due [U, N]."""
+        scores = self._standard(histories)
+        own: NDArray[np.float64] = scores[0]
+        due = np.flatnonzero(self._has_cold(histories))
+        own[due] = mixed(_plus(self.constant_), scores[:, due], self._is_cold)
+        return own
+
+    def _has_cold(self, histories: Histories) -> NDArray[np.bool_]:
+        """Say which histories have a cold item [U]."""
+        having = np.zeros(len(histories), dtype=bool)
+        having[histories.owners[self._is_cold[histories.items]]] = True
+        return having
+
+    def _standard(self, histories: Histories) -> NDArray[np.float64]:
+        """Return the part's z-scores, and 1 for every item: what a constant is a weight of [2, U, N]."""
+        (scores,) = self.part_scores(histories)
+        z = comparable(scores, new_items(histories, scores.shape[1]), "zscore")
+        return np.stack([z, np.ones_like(z)])
+
+
+def _plus(constant: float) -> Mix:
+    """Return the mix of z-scores and ones that adds so much to cold items."""
+    return Mix(np.array([1.0, 0.0]), np.array([1.0, constant]))
