@@ -59,7 +59,7 @@ def test_the_constant_is_the_best_of_all_for_those_users_and_the_smallest_of_equ
     system, split, cold = fitted
     asked = split.valid.select(np.flatnonzero(having(split, cold)))
     means = {}
-    for constant in np.arange(-2, 4.01, 0.25):
+    for constant in np.arange(-2, 8.01, 0.25):
         given = Adjusted(parts={"timid": {"kind": "test_adjusted:Timid"}}, constant=float(constant))
         given.fit(split)
         means[float(constant)] = holdout_gains(given, asked, exclude_seen=True).mean()

@@ -25,7 +25,9 @@ from llmrec.recommenders.training_settings import OnEpoch
 
 __all__ = ["Adjusted"]
 
-_CONSTANTS = np.arange(-8, 17) / 4  # standard deviations
+_CONSTANTS = (
+    np.arange(-8, 33) / 4
+)  # standard deviations; at the last of them hardly anything else is ahead of a cold item
 
 
 class Adjusted(MadeOfParts):
@@ -45,7 +47,7 @@ class Adjusted(MadeOfParts):
         fine-tuned language model is ``llm: {}``.
     constant
         In standard deviations of the user's scores over the items that are not in the history. ``None`` chooses it on those
-        validation users whose history has cold items: the best NDCG@10 of -2 to 4 in steps of a quarter, of equally good ones
+        validation users whose history has cold items: the best NDCG@10 of -2 to 8 in steps of a quarter, of equally good ones
         the nearest to 0, and 0 where there are no such users.
     validation_users
         How many of these users it is chosen on, a random sample; ``None``: all.
