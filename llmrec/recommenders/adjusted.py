@@ -122,12 +122,12 @@ class Adjusted(MadeOfParts):
             The part knows nothing of items without training events.
         """
         ((name, part),) = self.parts_.items()
-        self.fit_parts(split)
         if not part.knows_cold_items:
             raise ConfigError(
                 f"{self.name} got {name}, which knows nothing of items without training events, so that all of them have the lowest score or any. "
                 "Expected a part that does: content, a hybrid with it, or a language model that writes titles or was taught by one of these."
             )
+        self.fit_parts(split)
         self._is_cold = ~split.warm  # [N]
         if self.constant is None:
             self._choose(split)
