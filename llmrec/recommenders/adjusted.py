@@ -19,7 +19,7 @@ from llmrec.data.split import Split
 from llmrec.errors import ConfigError
 from llmrec.recommenders.comparable import comparable, new_items
 from llmrec.recommenders.llm_scores import LanguageModel
-from llmrec.recommenders.mixes import Mix, mixed, mixed_gains
+from llmrec.recommenders.mixes import Mix, mixed_gains
 from llmrec.recommenders.parts import MadeOfParts, Parts
 from llmrec.recommenders.training_settings import OnEpoch
 
@@ -80,11 +80,8 @@ class Adjusted(MadeOfParts):
         name: str = "adjusted",
     ) -> None:
         settings = {"parts": parts, "constant": constant, "validation_users": validation_users}
-        problems = self.option_problems(settings, name)
-        if problems:
-            raise ConfigError("; ".join(problems))
         super().__init__(
-            parts,
+            settings,
             name,
             catalog=catalog,
             seed=seed,
@@ -92,8 +89,7 @@ class Adjusted(MadeOfParts):
             checkpoint=checkpoint,
             language_model=language_model,
         )
-        self.constant, self.validation_users, self.seed = constant, validation_users, seed
-        self.constant_ = 0.0
+        self.constant, self.constant_ = constant, 0.0
         self.chosen_: dict[str, Any] = {}
 
     @classmethod
@@ -136,23 +132,20 @@ class Adjusted(MadeOfParts):
 
     def _choose(self, split: Split) -> None:
         """Take the constant that is best on the validation users whose history has cold items."""
-        asked = split.valid.select(np.flatnonzero(self._has_cold(split.valid.histories)))
-        asked = asked.select(asked.sample_rows(self.validation_users, self.seed))
+        asked = self.sample(split.valid.select(np.flatnonzero(self._has_cold(split.valid.histories))))
         self.constant_, self.chosen_ = 0.0, {"constant": 0.0, "users": len(asked)}
         if not len(asked):
             return
         constants = _CONSTANTS[np.abs(_CONSTANTS).argsort(kind="stable")]
-        mixes = [_plus(c) for c in constants]
-        gains = [
-            mixed_gains(
-                mixes,
-                self._standard(users.histories),
-                users,
-                self._is_cold,
-                exclude_seen=split.protocol.exclude_seen,
+        # Of z-scores and ones, the latter weighted by the constant, and among cold items alone.
+        mixes = [Mix(np.array([1.0, 0.0]), np.array([1.0, c])) for c in constants]
+        gains = []
+        for users in self.blocks(asked):
+            z = self._standard(users.histories)
+            scores = np.stack([z, np.ones_like(z)])
+            gains.append(
+                mixed_gains(mixes, scores, users, self._is_cold, exclude_seen=split.protocol.exclude_seen)
             )
-            for users in self.blocks(asked)
-        ]
         means = np.concatenate(gains, axis=1).mean(axis=1)  # [G]
         best = int(means.argmax())
         self.constant_ = float(constants[best])
@@ -166,24 +159,15 @@ class Adjusted(MadeOfParts):
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return how many standard deviations above the mean the part scores each item, plus the constant where it is due [U, N]."""
         scores = self._standard(histories)
-        own: NDArray[np.float64] = scores[0]
-        due = np.flatnonzero(self._has_cold(histories))
-        own[due] = mixed(_plus(self.constant_), scores[:, due], self._is_cold)
-        return own
+        scores[np.ix_(self._has_cold(histories), self._is_cold)] += self.constant_
+        return scores
 
     def _has_cold(self, histories: Histories) -> NDArray[np.bool_]:
         """Say which histories have a cold item [U]."""
-        having = np.zeros(len(histories), dtype=bool)
-        having[histories.owners[self._is_cold[histories.items]]] = True
+        having: NDArray[np.bool_] = histories.where(self._is_cold[histories.items]).lengths > 0
         return having
 
     def _standard(self, histories: Histories) -> NDArray[np.float64]:
-        """Return the part's z-scores, and 1 for every item: what a constant is a weight of [2, U, N]."""
+        """Return how many standard deviations above the mean the part scores each item [U, N]."""
         (scores,) = self.part_scores(histories)
-        z = comparable(scores, new_items(histories, scores.shape[1]), "zscore")
-        return np.stack([z, np.ones_like(z)])
-
-
-def _plus(constant: float) -> Mix:
-    """Return the mix of z-scores and ones that adds so much to cold items."""
-    return Mix(np.array([1.0, 0.0]), np.array([1.0, constant]))
+        return comparable(scores, new_items(histories, scores.shape[1]), "zscore")

@@ -17,7 +17,7 @@ from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
-from llmrec.errors import ConfigError, DataError
+from llmrec.errors import DataError
 from llmrec.recommenders.holdout import listed_gains
 from llmrec.recommenders.llm import LLMRecommender
 from llmrec.recommenders.llm_scores import LanguageModel, LanguageModelScores
@@ -73,10 +73,8 @@ class Guided(MadeOfParts):
         name: str = "guided",
     ) -> None:
         settings = {"parts": parts, "weight": weight, "validation_users": validation_users}
-        if problems := self.option_problems(settings, name):
-            raise ConfigError("; ".join(problems))
         super().__init__(
-            parts,
+            settings,
             name,
             catalog=catalog,
             seed=seed,
@@ -84,8 +82,7 @@ class Guided(MadeOfParts):
             checkpoint=checkpoint,
             language_model=language_model,
         )
-        self.weight, self.validation_users, self.seed = weight, validation_users, seed
-        self.weight_ = 0.0
+        self.weight, self.weight_ = weight, 0.0
         self.chosen_: dict[str, Any] = {}
         models = [p for p in self.parts_.values() if isinstance(p, LanguageModelScores)]
         (self._model,) = models
@@ -130,7 +127,7 @@ class Guided(MadeOfParts):
             self.weight_ = self.weight
             return
         gains: dict[float, list[NDArray[np.float64]]] = {weight: [] for weight in _WEIGHTS}
-        for users in self.blocks(self.validation(split)):
+        for users in self.blocks(self.sample(split.valid)):
             opinions = self._opinions(users.histories)
             for weight, found in gains.items():
                 lists = self._search(users.histories, opinions, 10, weight, split.protocol.exclude_seen)

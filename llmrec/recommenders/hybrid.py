@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories
 from llmrec.data.split import Split
-from llmrec.errors import ConfigError, DataError
+from llmrec.errors import DataError
 from llmrec.recommenders.borrowed import borrowed
 from llmrec.recommenders.comparable import Fusion, comparable, new_items
 from llmrec.recommenders.llm_scores import LanguageModel
@@ -106,11 +106,8 @@ class Hybrid(MadeOfParts):
             "cold": cold,
             "validation_users": validation_users,
         }
-        problems = self.option_problems(settings, name)
-        if problems:
-            raise ConfigError("; ".join(problems))
         super().__init__(
-            parts,
+            settings,
             name,
             catalog=catalog,
             seed=seed,
@@ -119,8 +116,7 @@ class Hybrid(MadeOfParts):
             language_model=language_model,
         )
         self.fusion = fusion
-        self.weights, self.steps, self.validation_users, self.seed = weights, steps, validation_users, seed
-        self.cold = cold
+        self.weights, self.steps, self.cold = weights, steps, cold
         self._knows = np.array([part.knows_cold_items for part in self.parts_.values()])  # [P]
         self.knows_cold_items = bool(self._knows.any())
         self.weights_: dict[str, float] = {}
@@ -226,7 +222,7 @@ class Hybrid(MadeOfParts):
     def _validate(self, split: Split, mixes: Sequence[Mix]) -> NDArray[np.float64]:
         """Return each validation user's NDCG@10 under each mix [G, U]; a part scores a user once."""
         gains = []
-        for holdout in self.blocks(self.validation(split)):
+        for holdout in self.blocks(self.sample(split.valid)):
             scores = self._comparable(self.part_scores(holdout.histories), holdout.histories)
             gains.append(
                 mixed_gains(mixes, scores, holdout, self._is_cold, exclude_seen=split.protocol.exclude_seen)

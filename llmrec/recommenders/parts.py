@@ -5,6 +5,7 @@ Shapes: P parts, U users, N items of the catalogue.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from llmrec.config import System
 from llmrec.data.histories import Histories, Holdout
 from llmrec.data.split import Split
+from llmrec.errors import ConfigError
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.registry import build_recommender, recommender_class, system_problems
 
@@ -30,12 +32,17 @@ class MadeOfParts(ScoringRecommender):
 
     Parameters
     ----------
-    parts
-        See :data:`Parts`.
+    settings
+        What its config says: ``parts`` (:data:`Parts`), ``validation_users`` and what subclasses add.
     name
         The name under which its recommendations are stored.
     injected
         What the run gives (catalogue, seed, ...), handed on to the parts that take it.
+
+    Raises
+    ------
+    ConfigError
+        The settings have problems, all of which it names.
 
     Attributes
     ----------
@@ -43,11 +50,14 @@ class MadeOfParts(ScoringRecommender):
         The recommenders by name.
     """
 
-    validation_users: int | None = None  # by whom weights are chosen: a sample of so many; None is all
-    seed: int = 0  # of the sample
-
-    def __init__(self, parts: Parts, name: str, **injected: Any) -> None:
+    def __init__(self, settings: Mapping[str, Any], name: str, **injected: Any) -> None:
+        if problems := self.option_problems(settings, name):
+            raise ConfigError("; ".join(problems))
+        parts: Parts = settings["parts"]
         self.name = name
+        # By whom weights are chosen: a sample of so many; None is all.
+        self.validation_users: int | None = settings["validation_users"]
+        self.seed: int = injected["seed"]
         self.parts_: dict[str, ScoringRecommender] = {
             part: build_recommender(part, system, **injected)
             for part, system in System.model_validate({"parts": parts}).parts().items()
@@ -55,6 +65,11 @@ class MadeOfParts(ScoringRecommender):
         # The scores of all parts, and what is made of them, are there at once: larger arrays would be new memory for every block.
         self.users_at_once = min(128, *(part.users_at_once for part in self.parts_.values()))
         self.pretrained = tuple(dict.fromkeys(m for part in self.parts_.values() for m in part.pretrained))
+
+    @classmethod
+    @abstractmethod
+    def option_problems(cls, options: Mapping[str, Any], where: str) -> list[str]:
+        """Return what is wrong with the settings and with those of the parts, each with its dotted name."""
 
     @classmethod
     def parts_problems(cls, parts: Parts | None, where: str) -> list[str]:
@@ -95,9 +110,9 @@ class MadeOfParts(ScoringRecommender):
         devices = [str(getattr(part, "device_", "cpu")) for part in self.parts_.values()]
         return next((d for d in devices if d != "cpu"), "cpu")
 
-    def validation(self, split: Split) -> Holdout:
-        """Return the validation users by whom weights are chosen."""
-        return split.valid.select(split.valid.sample_rows(self.validation_users, self.seed))
+    def sample(self, users: Holdout) -> Holdout:
+        """Return those of some validation users by whom weights are chosen."""
+        return users.select(users.sample_rows(self.validation_users, self.seed))
 
     def blocks(self, users: Holdout) -> Iterator[Holdout]:
         """Yield as many users as are scored at once."""

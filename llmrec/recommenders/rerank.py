@@ -154,7 +154,7 @@ class Rerank(Hybrid):
 
     def fit(self, split: Split) -> None:
         """Fit the parts, choose the weights of the plain fusion, and learn the trees."""
-        users = self.validation(split)
+        users = self.sample(split.valid)
         if len(users) < self.folds:
             raise DataError(
                 f"{self.name} got a split with {len(users)} validation users, and learns from them in {self.folds} folds. "
