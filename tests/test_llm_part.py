@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from llmrec.config import System
 from llmrec.data.recommendations import read_meta
 from llmrec.decoding.exact import score_catalogue
 from llmrec.errors import ArtefactError, ConfigError
+from llmrec.pipeline import recommend_stage
 from llmrec.recommenders import llm_scores
 from llmrec.recommenders.kept_scores import KeptScores
 from llmrec.recommenders.registry import build_recommender, system_problems
@@ -99,6 +101,21 @@ def test_from_config_to_report(config, tmp_path, work, capsys):
     weights.write_bytes(bytes(content))
     err = llmrec("recommend", path, code=2, capsys=capsys).err
     assert "fused.parquet' was made with another config: adapter was" in err
+
+
+def test_the_progress_bar_ends_where_it_says(config, capsys, monkeypatch):
+    """Of the validation users, 24, only those are counted by whom weights are chosen."""
+    told = []
+
+    @contextmanager
+    def noted(description, *args):
+        yield lambda done, total: told.append((description, done, total))
+
+    monkeypatch.setattr(recommend_stage, "bar", noted)
+    sampled = {**FUSED, "validation_users": 8}
+    llmrec("run", config(systems={"sasrec": SASREC, "sampled": sampled}), capsys=capsys)
+    last = [done_of for what, *done_of in told if "sampled" in what][-1]
+    assert last == [18, 18]  # 8 and the 10 of the test
 
 
 def test_a_guided_search_ranks_as_the_sum_of_all_scores_does(config, tmp_path, capsys):

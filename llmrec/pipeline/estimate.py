@@ -189,20 +189,20 @@ def _fit(recommender: Any, split: Split, users: int, trained: set[str]) -> tuple
     Parameters
     ----------
     users
-        Test users who are asked about.
+        Users who are asked about: of the test, and where something is chosen of the validation too.
     trained
         Trainings that are done by then; gains this one.
     """
     if isinstance(recommender, MadeOfParts):
-        parts = [_fit(part, split, users, trained) for part in recommender.parts_.values()]
+        asked = users + len(recommender.sample(split.valid))  # at most
+        parts = [_fit(part, split, asked, trained) for part in recommender.parts_.values()]
         return f"fit of {len(parts)} parts", sum(seconds for _, seconds, _ in parts), "each by itself"
     if isinstance(recommender, LanguageModelScores):
         recommender.fit(split)
         few = split.test.histories[: recommender.batch_size]
         started = time.monotonic()
         recommender.score(few)
-        asked = len(split.valid) + users
-        return f"scores for {asked:,} users", (time.monotonic() - started) / len(few) * asked, "a batch"
+        return f"scores for {users:,} users", (time.monotonic() - started) / len(few) * users, "a batch"
     if isinstance(recommender, SequentialRecommender):
         if recommender.training_id(split) in trained:
             return "trained before", 0.0, "nothing"

@@ -28,6 +28,7 @@ from llmrec.pipeline.memory import peak_memory, reset_peak_memory
 from llmrec.pipeline.parts import language_parts, pick_device, sample_rows
 from llmrec.pipeline.sources import leave, products
 from llmrec.progress import bar, clock, say
+from llmrec.recommenders.parts import MadeOfParts
 from llmrec.recommenders.registry import build_recommender, takes_seed
 from llmrec.recommenders.selection import within_budget
 
@@ -186,8 +187,8 @@ def _recommend_other(
         trained = adapter_meta(config.output / "adapter", finetune_key(config))
         holdout = split.test.select(sample_rows(config, split))
     with bar(f"Fitting {which}, epochs" + (" and users" if has_llm else "")) as progress:
+        asked = len(holdout)
         if has_llm:
-            asked = len(split.valid) + len(holdout)  # fewer where no weights are chosen
             language_model = language_model_part(
                 config,
                 language_parts(config, split, catalog, run_identifiers(config, split, catalog)),
@@ -202,6 +203,8 @@ def _recommend_other(
             language_model=language_model,
             on_epoch=lambda epoch, of, metrics: progress(epoch, of),
         )
+        if isinstance(recommender, MadeOfParts):
+            asked += len(recommender.sample(split.valid))  # fewer where nothing is chosen
         started = time.monotonic()
         recommender.fit(split)
         fitted = time.monotonic() - started
