@@ -187,7 +187,6 @@ def _recommend_other(
         trained = adapter_meta(config.output / "adapter", finetune_key(config))
         holdout = split.test.select(sample_rows(config, split))
     with bar(f"Fitting {which}, epochs" + (" and users" if has_llm else "")) as progress:
-        asked = len(holdout)
         if has_llm:
             language_model = language_model_part(
                 config,
@@ -203,8 +202,11 @@ def _recommend_other(
             language_model=language_model,
             on_epoch=lambda epoch, of, metrics: progress(epoch, of),
         )
-        if isinstance(recommender, MadeOfParts):
-            asked += len(recommender.sample(split.valid))  # fewer where nothing is chosen
+        if has_llm:
+            chosen_by = (
+                recommender.sample(split.valid) if isinstance(recommender, MadeOfParts) else split.valid
+            )
+            asked = len(chosen_by) + len(holdout)  # fewer where nothing is chosen
         started = time.monotonic()
         recommender.fit(split)
         fitted = time.monotonic() - started

@@ -25,9 +25,8 @@ from llmrec.recommenders.training_settings import OnEpoch
 
 __all__ = ["Adjusted"]
 
-_CONSTANTS = (
-    np.arange(-8, 33) / 4
-)  # standard deviations; at the last of them hardly anything else is ahead of a cold item
+# Standard deviations; at the last of them hardly anything else is ahead of a cold item.
+_CONSTANTS = np.arange(-8, 33) / 4
 
 
 class Adjusted(MadeOfParts):
