@@ -91,9 +91,9 @@ def test_influence_is_the_product_of_gradients(kind, temperature):
 
     def gradient(histories, items):
         keys = model.model_.keys().detach().requires_grad_()
-        events, lengths = last_events(histories, model.max_len, model.device_)
+        read = last_events(histories, model.max_len, model.device_)
         with torch.no_grad():
-            queries = model.model_.queries(model.query(model.model_, events, lengths))
+            queries = model.model_.queries(model.query(model.model_, read))
         F.cross_entropy(queries @ keys.T, torch.from_numpy(items).long()).backward()
         return keys.grad
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -10,15 +11,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sequence_cases import inputs
 from torch.nn import functional as F
 
 from llmrec.data.histories import Histories, History
+from llmrec.data.split import Split
 from llmrec.errors import ArtefactError, ConfigError
 from llmrec.recommenders import losses
 from llmrec.recommenders.bert4rec import BERT4Rec
 from llmrec.recommenders.gru4rec import CELLS, GRU4Rec
 from llmrec.recommenders.losses import bce, sampled_softmax, softmax
 from llmrec.recommenders.sasrec import SASRec
+from llmrec.recommenders.sequence_model import gap_classes
 from llmrec.recommenders.windows import Batch
 from llmrec.testing import N_ITEMS, markov_sequences, split_of
 
@@ -104,11 +108,11 @@ def test_a_recurrent_feature_sees_the_past_alone(cell):
     torch.manual_seed(0)
     model = GRU4Rec(cell=cell, dim=8, layers=2, device="cpu").build(20).eval()
     events, lengths = torch.tensor([[1, 2, 3, 4]]), torch.tensor([4])
-    before = model(events, lengths)
+    before = model(inputs(events, lengths))
     for changed in range(4):
         other = events.clone()
         other[0, changed] = 9
-        after = model(other, lengths)
+        after = model(inputs(other, lengths))
         assert torch.equal(before[:, :changed], after[:, :changed])
         assert not torch.isclose(before[:, changed:], after[:, changed:]).all(dim=-1).any()
 
@@ -122,9 +126,9 @@ def test_bert_sees_both_sides_and_no_padding():
     model = bert().build(20).eval()
     torch.nn.init.normal_(model.items.weight)
     events, lengths = torch.tensor([[1, 2, 3, 0, 7]]), torch.tensor([3])
-    features = model(events, lengths)
-    torch.testing.assert_close(features[:, :3], model(events[:, :3], lengths))
-    changed = model(torch.tensor([[1, 2, 9, 0, 7]]), lengths)
+    features = model(inputs(events, lengths))
+    torch.testing.assert_close(features[:, :3], model(inputs(events[:, :3], lengths)))
+    changed = model(inputs(torch.tensor([[1, 2, 9, 0, 7]]), lengths))
     assert not torch.isclose(features[:, :3], changed[:, :3]).all(dim=-1).any()
 
 
@@ -137,14 +141,18 @@ def test_masks_hide_targets_and_nothing_else(seed, mask_share, last_share):
     lengths = torch.tensor([6, 4, 2])
     real = torch.arange(6) < lengths[:, None]
     events = torch.randint(1, 20, (3, 6)).masked_fill(~real, 0)
-    batch = Batch(events, lengths, real & (torch.arange(6) >= torch.tensor([[3], [1], [1]])))
-    inputs, read, hidden, right = recommender.examples(batch)
+    gaps = torch.randint(1, 30, (3, 6)).masked_fill(~real, 0)
+    batch = Batch(events, gaps, lengths, real & (torch.arange(6) >= torch.tensor([[3], [1], [1]])))
+    read, hidden, right = recommender.examples(batch)
     assert (hidden & ~batch.is_target).sum() == 0
     assert hidden.any(dim=1).all()
-    assert torch.equal(inputs[hidden], torch.full((len(right),), 20))
-    assert torch.equal(torch.where(hidden, events, inputs), events)
+    assert torch.equal(read.items[hidden], torch.full((len(right),), 20))
+    assert torch.equal(torch.where(hidden, events, read.items), events)
+    assert torch.equal(
+        read.gaps, torch.where(hidden, 0, gaps)
+    )  # when the next event is will not be known either
     assert torch.equal(right, events[hidden])
-    assert torch.equal(read, lengths)
+    assert torch.equal(read.lengths, lengths)
 
 
 def test_bert_asks_with_a_mask_after_the_newest_event():
@@ -153,9 +161,9 @@ def test_bert_asks_with_a_mask_after_the_newest_event():
     recommender._n_items = 20
     model = recommender.build(20).eval()
     events = torch.tensor([[1, 2, 3], [4, 0, 0]])
-    got = recommender.query(model, events, torch.tensor([3, 1]))
-    full = model(torch.tensor([[1, 2, 3, 20]]), torch.tensor([4]))[0, 3]
-    short = model(torch.tensor([[4, 20]]), torch.tensor([2]))[0, 1]
+    got = recommender.query(model, inputs(events, torch.tensor([3, 1])))
+    full = model(inputs(torch.tensor([[1, 2, 3, 20]]), torch.tensor([4])))[0, 3]
+    short = model(inputs(torch.tensor([[4, 20]]), torch.tensor([2])))[0, 1]
     torch.testing.assert_close(got, torch.stack([full, short]))
     assert model.logits(got).shape == (2, 20)  # the mask is no item
 
@@ -245,3 +253,53 @@ def test_items_that_training_has_not_seen_are_left_out_of_histories(kind):
     alone = scores(N_ITEMS)  # there is nothing else to go by
     assert np.isfinite(alone).all()
     assert not np.array_equal(alone, scores(3))
+
+
+# --- gaps ---------------------------------------------------------------------------------------------
+
+
+def test_classes_of_gaps_by_hand():
+    far = 2**40
+    log = Histories.from_list(
+        [
+            History("a", np.arange(8, dtype=np.int32), np.array([5, 5, 6, 8, 11, 15, 15 + 3600, far])),
+            History("b", np.array([], np.int32), np.array([], np.int64)),
+            History("c", np.array([3], np.int32), np.array([7])),
+        ]
+    )
+    # First, tied, 1 second, 2 to 3 (twice), 4 to 7, 2^11 to 2^12 - 1, more than 2^31.
+    assert gap_classes(log).tolist() == [0, 1, 2, 3, 3, 4, 13, 33, 0]
+
+
+def paced(users: int) -> Split:
+    """Return a split of random items, of which one that is tied with the one before is followed by item 0, and any other by item 1."""
+    rng = np.random.default_rng(0)
+    tied = rng.random((users, 12)) < 0.5
+    tied[:, 0] = False
+    items = rng.integers(2, N_ITEMS, (users, 12))
+    items[:, 1::2] = np.where(tied[:, :-1:2], 0, 1)
+    split = split_of(items.tolist(), N_ITEMS)
+    times = np.cumsum(np.where(tied, 0, 60), axis=1)[:, :-2].ravel()
+    valid = replace(split.valid, histories=replace(split.valid.histories, timestamps=times))
+    return replace(split, train=replace(split.train, timestamps=times), valid=valid)
+
+
+@pytest.mark.parametrize("kind", [SASRec, GRU4Rec, BERT4Rec])
+def test_gaps_are_read_where_they_are_asked_for(kind):
+    split = paced(60)
+    asked = [History("x", np.array([5, 0, 7], np.int32), np.array([0, 60, 60 + gap])) for gap in (0, 60)]
+    found = {}
+    tiny = {"dim": 16, "max_len": 10, "batch_size": 8, "lr": 1e-2, "device": "cpu", "max_epochs": 12}
+    if kind is BERT4Rec:
+        tiny |= {
+            "max_epochs": 40,
+            "patience": 40,
+            "last_share": 0.5,
+        }  # learns from a few events of each window
+    for time_gaps in (False, True):
+        model = kind(**tiny, time_gaps=time_gaps)
+        model.fit(split)
+        found[time_gaps] = model.score(Histories.from_list(asked))
+    assert np.array_equal(found[False][0], found[False][1])
+    ahead = found[True][:, 0] - found[True][:, 1]  # of item 0, after a tie and after a pause
+    assert ahead[0] > 0 > ahead[1]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sequence_cases import inputs
 
 from llmrec.data.histories import Holdout
 from llmrec.data.split import Split
@@ -125,12 +126,13 @@ def test_batches_pair_each_target_with_the_event_before_it(cut, batch_size, seed
     pairs, sizes = [], []
     recommender = tiny_sasrec(max_len=max_len, stride=stride)
     generator = torch.Generator().manual_seed(seed)
-    for batch in training_batches(events, windows, batch_size, generator):
+    for batch in training_batches(events, events + 1000, windows, batch_size, generator):
         sizes.append(int(batch.is_target.sum()))
-        assert batch.events.shape[1] == batch.lengths.max()
-        assert ((batch.events > 0).sum(dim=1) == batch.lengths).all()
-        inputs, _, mask, right = recommender.examples(batch)
-        pairs += zip(inputs[mask].tolist(), right.tolist(), strict=True)
+        assert batch.items.shape[1] == batch.lengths.max()
+        assert ((batch.items > 0).sum(dim=1) == batch.lengths).all()
+        read, mask, right = recommender.examples(batch)
+        assert torch.equal(read.gaps, torch.where(read.items > 0, read.items + 1000, 0))  # an event's own gap
+        pairs += zip(read.items[mask].tolist(), right.tolist(), strict=True)
     targets = sorted(set(range(indptr[-1])) - set(indptr[:-1].tolist()))
     assert sorted(pairs) == [(t + 99, t + 100) for t in targets]
     # About as many targets in each: none is further from the mean than by the targets of one window.
@@ -140,9 +142,10 @@ def test_batches_pair_each_target_with_the_event_before_it(cut, batch_size, seed
 
 
 def test_the_newest_events_are_what_a_prediction_reads():
-    events, lengths = last_events(histories([1, 2, 3, 4], [5], []), 3, torch.device("cpu"))
-    assert events.tolist() == [[2, 3, 4], [5, 0, 0], [0, 0, 0]]
-    assert lengths.tolist() == [3, 1, 0]
+    read = last_events(histories([1, 2, 3, 4], [5], []), 3, torch.device("cpu"))
+    assert read.items.tolist() == [[2, 3, 4], [5, 0, 0], [0, 0, 0]]
+    assert read.gaps.tolist() == [[2, 2, 2], [0, 0, 0], [0, 0, 0]]  # a second each, but for a first event
+    assert read.lengths.tolist() == [3, 1, 0]
 
 
 # --- SASRec -------------------------------------------------------------------------------------------
@@ -163,7 +166,7 @@ def test_later_events_change_no_earlier_feature(changed, blocks):
     events = torch.tensor([[1, 2, 3, 4, 5, 6]])
     other = events.clone()
     other[0, changed] = 9
-    before, after = model(events, lengths), model(other, lengths)
+    before, after = model(inputs(events, lengths)), model(inputs(other, lengths))
     assert torch.equal(before[:, :changed], after[:, :changed])
     assert not torch.isclose(before[:, changed:], after[:, changed:]).all(dim=-1).any()
 
@@ -171,21 +174,21 @@ def test_later_events_change_no_earlier_feature(changed, blocks):
 @pytest.mark.parametrize("blocks", ["pre-norm", "published"])
 def test_padding_changes_nothing(blocks):
     model, lengths = random_model(blocks=blocks), torch.tensor([3])
-    features = model(torch.tensor([[1, 2, 3]]), lengths)
-    padded = model(torch.tensor([[1, 2, 3, 0, 7]]), lengths)
+    features = model(inputs(torch.tensor([[1, 2, 3]]), lengths))
+    padded = model(inputs(torch.tensor([[1, 2, 3, 0, 7]]), lengths))
     torch.testing.assert_close(padded[:, :3], features)
 
 
 def test_the_newest_event_has_the_last_position_whatever_the_length():
     for length in range(1, 7):
-        model, events, lengths = random_model(max_len=6), torch.arange(length)[None], torch.tensor([length])
-        before = model(events, lengths)[0, -1]
+        model, read = random_model(max_len=6), inputs(torch.arange(length)[None], torch.tensor([length]))
+        before = model(read)[0, -1]
         with torch.no_grad():
             model.positions.weight[: 6 - length] += 1  # positions that a shorter history does not reach
-        assert torch.equal(model(events, lengths)[0, -1], before)
+        assert torch.equal(model(read)[0, -1], before)
         with torch.no_grad():
             model.positions.weight[5, 0] += 1
-        assert not torch.isclose(model(events, lengths)[0, -1], before).all()
+        assert not torch.isclose(model(read)[0, -1], before).all()
 
 
 def test_published_blocks_are_those_of_the_papers_code():
@@ -210,7 +213,7 @@ def test_published_blocks_are_those_of_the_papers_code():
             layers.append(torch.nn.Conv1d(8, 8, 1))
             layers[-1].load_state_dict({"weight": linear.weight[:, :, None], "bias": linear.bias})
         x = x + layers[1](torch.relu(layers[0](x.transpose(1, 2)))).transpose(1, 2)
-    torch.testing.assert_close(model(events, torch.full((3,), 6)), model.norm(x))
+    torch.testing.assert_close(model(inputs(events, torch.full((3,), 6))), model.norm(x))
 
 
 def test_scores_are_those_of_the_newest_event_whatever_came_before_the_window():

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from llmrec.recommenders.sequence_model import SequenceModel
+from llmrec.recommenders.sequence_model import Inputs, SequenceModel
 from llmrec.recommenders.transformer import Encoder, TransformerRecommender
 from llmrec.recommenders.windows import Batch
 
@@ -64,20 +65,24 @@ class BERT4Rec(TransformerRecommender):
             dropout=self.dropout,
             temperature=self.temperature,
             causal=False,
+            time_gaps=self.time_gaps,
         )
 
-    def examples(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return windows with masks [B, L], their lengths [B], where the masks are [B, L], and what they hide [M]."""
-        events = batch.events
-        newest = torch.arange(events.shape[1], device=events.device) == batch.lengths[:, None] - 1
-        hidden = batch.is_target & (torch.rand(events.shape, device=events.device) < self.mask_share)
-        alone = torch.rand(len(events), 1, device=events.device) < self.last_share
+    def examples(self, batch: Batch) -> tuple[Inputs, Tensor, Tensor]:
+        """Return windows with masks, where the masks are [B, L], and what they hide [M]."""
+        items = batch.items
+        newest = torch.arange(items.shape[1], device=items.device) == batch.lengths[:, None] - 1
+        hidden = batch.is_target & (torch.rand(items.shape, device=items.device) < self.mask_share)
+        alone = torch.rand(len(items), 1, device=items.device) < self.last_share
         alone |= ~hidden.any(dim=1, keepdim=True)  # no window is read for nothing
         hidden = torch.where(alone, newest, hidden)
-        return events.masked_fill(hidden, self._n_items), batch.lengths, hidden, events[hidden]
+        # When the next event will be is not known where it is asked for.
+        inputs = Inputs(
+            items.masked_fill(hidden, self._n_items), batch.gaps.masked_fill(hidden, 0), batch.lengths
+        )
+        return inputs, hidden, items[hidden]
 
-    def query(self, model: SequenceModel, events: Tensor, lengths: Tensor) -> Tensor:
-        """Return the features [U, D] of a mask after the ``lengths`` [U] real events."""
-        mask = torch.full((len(events), 1), self._n_items, device=events.device)
-        asked = torch.cat([events, mask], dim=1).scatter(1, lengths[:, None], self._n_items)
-        return super().query(model, asked, lengths + 1)
+    def query(self, model: SequenceModel, inputs: Inputs) -> Tensor:
+        """Return the features [U, D] of a mask after the real events."""
+        items = F.pad(inputs.items, (0, 1)).scatter(1, inputs.lengths[:, None], self._n_items)
+        return super().query(model, Inputs(items, F.pad(inputs.gaps, (0, 1)), inputs.lengths + 1))

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from llmrec.recommenders.sequence_model import SequenceModel
+from llmrec.recommenders.sequence_model import Inputs, SequenceModel
 from llmrec.recommenders.sequential import SequentialRecommender
 
 __all__ = ["GRU4Rec"]
@@ -31,8 +31,9 @@ class RecurrentModel(SequenceModel):
         layers: int,
         dropout: float,
         temperature: float | None,
+        time_gaps: bool,
     ) -> None:
-        super().__init__(n_items, 0, dim, temperature)
+        super().__init__(n_items, 0, dim, temperature, time_gaps=time_gaps)
         # Of the length that a recurrent layer's own weights are made for.
         nn.init.normal_(self.items.weight, std=dim**-0.5)
         between = dropout if layers > 1 else 0.0
@@ -40,9 +41,9 @@ class RecurrentModel(SequenceModel):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(hidden, dim)
 
-    def forward(self, events: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """Return features [B, L, D]; padding is on the right, so what is real never sees it."""
-        states, _ = self.layers(self.dropout(self.items(events)))  # [B, L, H]
+        states, _ = self.layers(self.dropout(self.read(inputs)))  # [B, L, H]
         features: Tensor = self.out(self.dropout(states))
         return features
 
@@ -101,4 +102,5 @@ class GRU4Rec(SequentialRecommender):
             layers=self.layers,
             dropout=self.dropout,
             temperature=self.temperature,
+            time_gaps=self.time_gaps,
         )

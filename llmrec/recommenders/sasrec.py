@@ -44,4 +44,5 @@ class SASRec(TransformerRecommender):
             temperature=self.temperature,
             causal=True,
             published=self.blocks == "published",
+            time_gaps=self.time_gaps,
         )

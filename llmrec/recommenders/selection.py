@@ -90,8 +90,8 @@ def _gradient(
     surrogate: SequentialRecommender, histories: Histories, items: NDArray[np.int32]
 ) -> tuple[Tensor, Tensor]:
     """Return queries [B, D] and how far probabilities are from what came next [B, N]: their outer products are the gradients."""
-    events, lengths = last_events(histories, surrogate.max_len, surrogate.device_)
-    features = surrogate.query(surrogate.model_, events, lengths)
+    inputs = last_events(histories, surrogate.max_len, surrogate.device_)
+    features = surrogate.query(surrogate.model_, inputs)
     error = surrogate.model_.logits(features).softmax(dim=1)
     error[torch.arange(len(items)), torch.from_numpy(items).long().to(error.device)] -= 1
     return surrogate.model_.queries(features), error

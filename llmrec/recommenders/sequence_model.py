@@ -1,14 +1,49 @@
 """What the trainer needs of a model.
 
-Shapes: B users, L events, D features, N items of the catalogue, M positions to be scored.
+Shapes: B users, L events, D features, N items of the catalogue, M positions to be scored, E events of histories.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["SequenceModel"]
+from llmrec.data.histories import Histories
+from llmrec.data.time_features import gaps
+
+__all__ = ["Inputs", "SequenceModel", "gap_classes"]
+
+_FIRST, _TIED = 0, 1  # classes of a gap that is not known, and of none
+_GAP_CLASSES = 34  # the last begins at 2^31 seconds, which are 68 years
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Runs of events, padded on the right with item 0 and gap 0; ``lengths`` tells what is real.
+
+    Padding follows the events, so a model that only looks back needs no mask to be undisturbed by it.
+    """
+
+    items: Tensor  # [B, L] catalogue indices
+    gaps: Tensor  # [B, L] see gap_classes
+    lengths: Tensor  # [B] real events
+
+
+def gap_classes(histories: Histories) -> NDArray[np.int64]:
+    """Return in which power of two of a second the gap before each event lies [E].
+
+    0 for a user's first event, 1 for an event at the time of the one before, 2 for a gap of 1 second, 3 from 2 seconds, 4 from 4 and so on.
+    """
+    seconds = gaps(histories)
+    classes = np.full(len(seconds), _FIRST)
+    classes[seconds == 0] = _TIED
+    longer = seconds > 0
+    classes[longer] = np.minimum(_TIED + 1 + np.log2(seconds[longer]).astype(np.int64), _GAP_CLASSES - 1)
+    return classes
 
 
 class SequenceModel(nn.Module):
@@ -17,20 +52,27 @@ class SequenceModel(nn.Module):
     ``temperature`` says what the inner products are of. With a number, of vectors of length 1, divided by it: the scale of
     the logits is then a setting, where otherwise the norms of the embeddings grow with training and popularity until the
     softmax overfits. With ``None``, of the features and embeddings as they are, as the models were published.
+
+    ``time_gaps`` adds to what is read of an item a vector of its event's gap.
     """
 
-    def __init__(self, n_items: int, extra: int, dim: int, temperature: float | None) -> None:
+    def __init__(
+        self, n_items: int, extra: int, dim: int, temperature: float | None, *, time_gaps: bool = False
+    ) -> None:
         super().__init__()
         self.n_items = n_items
         self.temperature = temperature
         self.items = nn.Embedding(n_items + extra, dim)  # those after the items are never recommended
+        self.gaps = nn.Embedding(_GAP_CLASSES, dim) if time_gaps else None
 
-    def forward(self, events: Tensor, lengths: Tensor) -> Tensor:
-        """Return features [B, L, D] of events [B, L] of which the first ``lengths`` [B] are real.
-
-        They must not depend on what comes after the real events.
-        """
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return features [B, L, D] of events; they must not depend on what comes after the real ones."""
         raise NotImplementedError
+
+    def read(self, inputs: Inputs, scale: float = 1.0) -> Tensor:
+        """Return what goes in for each event [B, L, D]: its item's embedding, times ``scale``, and that of its gap."""
+        items: Tensor = self.items(inputs.items) * scale
+        return items if self.gaps is None else items + self.gaps(inputs.gaps)
 
     def queries(self, features: Tensor) -> Tensor:
         """Return the vectors [M, D] whose inner products with :meth:`keys` are the logits."""

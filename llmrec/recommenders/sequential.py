@@ -30,7 +30,7 @@ from llmrec.errors import ConfigError, DataError
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.holdout import holdout_metrics
 from llmrec.recommenders.losses import LOSSES
-from llmrec.recommenders.sequence_model import SequenceModel
+from llmrec.recommenders.sequence_model import Inputs, SequenceModel, gap_classes
 from llmrec.recommenders.training_settings import TrainingSettings
 from llmrec.recommenders.training_state import TrainingState
 from llmrec.recommenders.windows import Batch, last_events, training_batches
@@ -77,15 +77,17 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
     def build(self, n_items: int) -> SequenceModel:
         """Return a model with fresh weights."""
 
-    def examples(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return inputs [B, L], their lengths [B], where a loss is taken [B, L], and what is right there [M]."""
+    def examples(self, batch: Batch) -> tuple[Inputs, Tensor, Tensor]:
+        """Return inputs, where a loss is taken [B, L], and what is right there [M]."""
         mask = batch.is_target[:, 1:]
-        return batch.events[:, :-1], batch.lengths - 1, mask, batch.events[:, 1:][mask]
+        inputs = Inputs(batch.items[:, :-1], batch.gaps[:, :-1], batch.lengths - 1)
+        return inputs, mask, batch.items[:, 1:][mask]
 
-    def query(self, model: SequenceModel, events: Tensor, lengths: Tensor) -> Tensor:
-        """Return the features [U, D] that predict what comes after the ``lengths`` [U] real events."""
-        features: Tensor = model(events, lengths)  # [U, L, D]
-        return features[torch.arange(len(events), device=events.device), lengths - 1]
+    def query(self, model: SequenceModel, inputs: Inputs) -> Tensor:
+        """Return the features [U, D] that predict what comes after the real events."""
+        features: Tensor = model(inputs)  # [U, L, D]
+        users = torch.arange(len(features), device=features.device)
+        return features[users, inputs.lengths - 1]
 
     def fit(self, split: Split) -> None:
         """Train until validation NDCG@10 no longer improves, and keep the best epoch's weights.
@@ -119,6 +121,7 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         generator = torch.Generator().manual_seed(self.seed)
         rng = np.random.default_rng(self.seed)
         items = torch.from_numpy(split.train.items).long().to(self.device_)  # [E]
+        gaps = torch.from_numpy(gap_classes(split.train)).to(self.device_)  # [E]
         self._n_items = split.n_items
         self._warm = split.warm
         trained = self.model_ = self.build(split.n_items).to(self.device_)
@@ -149,7 +152,7 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
             shown = items
             if self.shuffle_ties:
                 shown = items[torch.from_numpy(split.train.ties_shuffled(rng)).to(self.device_)]
-            batches = training_batches(shown, windows, self.batch_size, generator)
+            batches = training_batches(shown, gaps, windows, self.batch_size, generator)
             loss = self._epoch(
                 trained, batches, optimizer, horizon=self.averaging * len(windows) / self.batch_size
             )
@@ -212,15 +215,15 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         model.train()
         total, count = torch.zeros((), dtype=torch.float64, device=self.device_), 0
         for batch in batches:
-            inputs, lengths, mask, right = self.examples(batch)
-            features = model(inputs, lengths)[mask]  # [M, D] items are scored only where it counts
+            inputs, mask, right = self.examples(batch)
+            features = model(inputs)[mask]  # [M, D] items are scored only where it counts
             loss = LOSSES[self.loss](
                 model.queries(features),
                 model.keys(),
                 right,
                 negatives=self.negatives or (1 if self.loss == "bce" else 1024),
                 smoothing=self.label_smoothing,
-                context=self._context(batch, mask) if self.loss == "bce" else batch.events,
+                context=self._context(batch, mask) if self.loss == "bce" else batch.items,
             )
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
@@ -249,9 +252,9 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
     @staticmethod
     def _context(batch: Batch, mask: Tensor) -> Tensor:
         """Return the items of the window of each position with a loss [M, L]; -1 is padding."""
-        column = torch.arange(batch.events.shape[1], device=batch.events.device)
-        events = batch.events.masked_fill(column >= batch.lengths[:, None], -1)
-        return events[mask.nonzero()[:, 0]]
+        column = torch.arange(batch.items.shape[1], device=batch.items.device)
+        items = batch.items.masked_fill(column >= batch.lengths[:, None], -1)
+        return items[mask.nonzero()[:, 0]]
 
     @torch.inference_mode()
     def score(self, histories: Histories) -> NDArray[np.float32]:
@@ -268,10 +271,8 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
                 "nothing to say about a user without a past; use popularity there."
             )
         self.model_.eval()
-        events, lengths = last_events(self._readable(histories), self.max_len, self.device_)
-        scores: NDArray[np.float32] = (
-            self.model_.logits(self.query(self.model_, events, lengths)).cpu().numpy()
-        )
+        inputs = last_events(self._readable(histories), self.max_len, self.device_)
+        scores: NDArray[np.float32] = self.model_.logits(self.query(self.model_, inputs)).cpu().numpy()
         return scores
 
     def _readable(self, histories: Histories) -> Histories:

@@ -34,6 +34,9 @@ class TrainingSettings:
     shuffle_ties
         Learn events of one user at one time in another random order in every epoch, since the log does not know theirs. Not for a
         log whose order among ties means something, or is to be learned because the protocol asks for it (``split.ties: source``).
+    time_gaps
+        Add to what is read of every event a learned vector of how long after the event before it happened, in classes that begin at
+        powers of two of a second (those of ATRank, Zhou et al. 2018), and one for ties. Worth most where the order among ties says nothing.
     loss
         softmax: cross-entropy of all items. sampled: of ``negatives`` items drawn anew in each step, weighted to stand for all;
         for catalogues of tens of thousands of items. bce: as SASRec was published, for comparison.
@@ -88,6 +91,7 @@ class TrainingSettings:
     max_len: int = 50
     stride: int | None = None
     shuffle_ties: bool = False
+    time_gaps: bool = False
     loss: Literal["softmax", "sampled", "bce"] = "softmax"
     negatives: int | None = None
     temperature: float | None = 0.1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmrec.recommenders.sequence_model import SequenceModel
+from llmrec.recommenders.sequence_model import Inputs, SequenceModel
 from llmrec.recommenders.sequential import SequentialRecommender
 
 __all__ = ["Encoder", "TransformerRecommender"]
@@ -100,8 +100,9 @@ class Encoder(SequenceModel):
         temperature: float | None,
         causal: bool,
         published: bool = False,
+        time_gaps: bool = False,
     ) -> None:
-        super().__init__(n_items, extra, dim, temperature)
+        super().__init__(n_items, extra, dim, temperature, time_gaps=time_gaps)
         self.causal = causal
         self.scale = dim**0.5 if published else 1.0
         self.positions = nn.Embedding(positions, dim)
@@ -118,16 +119,16 @@ class Encoder(SequenceModel):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def forward(self, events: Tensor, lengths: Tensor) -> Tensor:
-        """Return features [B, L, D] of events [B, L] of which the first ``lengths`` [B] are real."""
-        column = torch.arange(events.shape[1], device=events.device)
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return features [B, L, D] of events."""
+        column = torch.arange(inputs.items.shape[1], device=inputs.items.device)
         # Padding is on the right, so causality alone keeps it out of every real position: no mask.
-        mask = None if self.causal else (column < lengths[:, None])[:, None, None, :]
+        mask = None if self.causal else (column < inputs.lengths[:, None])[:, None, None, :]
         # Counted from the end, so that the newest event, the one that predictions are made from, always
         # has the same; for events padded on the left (Kang & McAuley, section III.A) it would be the column.
         last = self.positions.num_embeddings
-        position = (column + last - lengths[:, None]).clamp(max=last - 1)  # [B, L]
-        x = self.dropout(self.items(events) * self.scale + self.positions(position))  # [B, L, D]
+        position = (column + last - inputs.lengths[:, None]).clamp(max=last - 1)  # [B, L]
+        x = self.dropout(self.read(inputs, self.scale) + self.positions(position))  # [B, L, D]
         for block in self.blocks:
             x = block(x, mask)
         features: Tensor = self.norm(x)

@@ -16,24 +16,20 @@ from torch import Tensor
 
 from llmrec.data.histories import Histories
 from llmrec.data.windows import Windows
+from llmrec.recommenders.sequence_model import Inputs, gap_classes
 
 __all__ = ["Batch", "last_events", "training_batches"]
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """Runs of events, padded on the right with item 0; ``lengths`` tells what is real.
+class Batch(Inputs):
+    """Windows [B, L + 1], and which of their events are to be learned."""
 
-    Padding follows the events, so a model that only looks back needs no mask to be undisturbed by it.
-    """
-
-    events: Tensor  # [B, L + 1] catalogue indices
-    lengths: Tensor  # [B] real events
     is_target: Tensor  # [B, L + 1] bool
 
 
 def training_batches(
-    items: Tensor, windows: Windows, batch_size: int, generator: torch.Generator
+    items: Tensor, gaps: Tensor, windows: Windows, batch_size: int, generator: torch.Generator
 ) -> Iterator[Batch]:
     """Yield all windows in random order, in batches of windows of like length and of about as many targets each.
 
@@ -45,6 +41,8 @@ def training_batches(
     ----------
     items
         The events that ``windows`` points into [E], on the device of the model.
+    gaps
+        The class of the gap before each of them [E], on the same device.
     windows
         Where the events of each window lie; without a window there is no batch.
     batch_size
@@ -64,9 +62,10 @@ def training_batches(
         width = int((chosen[2] - chosen[0]).max())  # on the CPU: a GPU would have to be waited for
         start, first_target, stop = chosen.to(items.device)[:, :, None]  # 3 x [B, 1]
         events = start + torch.arange(width, device=items.device)  # [B, L + 1]
-        real = events < stop
+        real, events_or_last = events < stop, events.clamp(max=len(items) - 1)
         yield Batch(
-            events=torch.where(real, items[events.clamp(max=len(items) - 1)], 0),
+            items=torch.where(real, items[events_or_last], 0),
+            gaps=torch.where(real, gaps[events_or_last], 0),
             lengths=(stop - start)[:, 0],
             is_target=real & (events >= first_target),
         )
@@ -80,13 +79,16 @@ def _of_as_many(targets: Tensor, parts: int) -> list[slice]:
     return [slice(start, end) for start, end in itertools.pairwise([0, *ends])]
 
 
-def last_events(histories: Histories, max_len: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the newest ``max_len`` events of each user [U, L], padded on the right, and their number [U]."""
+def last_events(histories: Histories, max_len: int, device: torch.device) -> Inputs:
+    """Return the newest ``max_len`` events of each user [U, L]."""
     indptr = torch.from_numpy(histories.indptr)
     lengths = (indptr[1:] - indptr[:-1]).clamp(max=max_len)
     width = int(lengths.max()) if len(lengths) else 0
     index = (indptr[1:] - lengths)[:, None] + torch.arange(width)  # [U, L]
-    items = torch.from_numpy(histories.items).long()
+    index = index.clamp(max=max(len(histories.items) - 1, 0))
     real = torch.arange(width) < lengths[:, None]
-    events = torch.where(real, items[index.clamp(max=max(len(items) - 1, 0))], 0)
-    return events.to(device), lengths.to(device)
+    items, gaps = (
+        torch.where(real, torch.from_numpy(of_events).long()[index], 0).to(device)
+        for of_events in (histories.items, gap_classes(histories))
+    )
+    return Inputs(items, gaps, lengths.to(device))
