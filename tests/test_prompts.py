@@ -120,6 +120,22 @@ def test_gap_words():
     ]
     assert TimeWords("bucket")(times)[2:] == ["hours later", "days later", "weeks later", "years later"]
     assert TimeWords("bucket", min_gap=1)(times)[1] == ""
+    assert TimeWords("unit")(times) == ["", "", "hours", "days", "weeks", "years"]
+
+
+def test_ties_are_what_goes_without_saying_when_every_gap_is_told():
+    times = np.array([7, 7, 8, 8, 68, 128, 128 + 59])
+    assert TimeWords("unit", min_gap=1)(times) == ["", "", "seconds", "", "minutes", "minutes", "seconds"]
+    assert TimeWords("gap", min_gap=1)(times)[2:] == [
+        "1 second later",
+        "",
+        "1 minute later",
+        "1 minute later",
+        "59 seconds later",
+    ]
+    assert TimeWords("age", min_gap=1)(times)[-2:] == ["59 seconds ago", ""]
+    minutes = TimeWords("unit", 60, min_gap=1)  # a log that knows no seconds
+    assert minutes(np.array([0, 0, 60])) == ["", "", "minutes"]
 
 
 def test_date_is_said_only_when_it_changes():

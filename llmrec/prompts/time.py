@@ -31,6 +31,7 @@ _UNITS = (
     ("day", _DAY),
     ("hour", _HOUR),
     ("minute", 60),
+    ("second", 1),
 )
 _SEASONS = ("winter", "spring", "summer", "autumn")  # in the north from December, March, June and September
 _PARTS_OF_DAY = ((22, "night"), (18, "evening"), (12, "afternoon"), (6, "morning"), (0, "night"))  # from hour
@@ -100,7 +101,7 @@ class TimeWords:
     def _say(self, style: str, timestamps: NDArray[np.int64], now: int) -> list[str]:
         if style == "none":
             return [""] * len(timestamps)
-        if style in ("gap", "bucket", "session"):
+        if style in ("gap", "bucket", "unit", "session"):
             return ["", *(self._pause(style, gap) for gap in np.diff(timestamps).tolist())]
         if style == "age":
             return _changes([self._ago(now - when) for when in timestamps.tolist()])
@@ -118,8 +119,10 @@ class TimeWords:
         if style == "session":
             return "new visit"
         unit, count = self._largest_unit(seconds)
+        if style == "unit":
+            return f"{unit}s" if unit else ""
         if style == "bucket":
-            return f"{unit}s later" if unit not in ("", "minute") else ""
+            return f"{unit}s later" if unit not in ("", "minute", "second") else ""
         return f"{_counted(count, unit)} later" if unit else ""
 
     def _ago(self, seconds: int) -> str:

@@ -24,6 +24,7 @@ TIME_STYLES = {
     "none": "say nothing about time",
     "gap": "the time since the event before, e.g. '3 days later'",
     "bucket": "the same in classes: hours, days, weeks, months or years later",
+    "unit": "the largest unit of it in a word, e.g. 'days' or, with a min_gap of 1, 'seconds'",
     "date": "the date, whenever it differs from that of the event before, e.g. '20 September 1997'",
     "weekday": "the day of the week, whenever it differs, e.g. 'Monday'",
     "part_of_day": "morning, afternoon, evening or night, whenever it differs",
@@ -41,11 +42,12 @@ class Prompt(Section):
     template: str = "items"
     """Name of a template that comes with llmrec (films, products, items), or the path of a .yaml file."""
     time: str = "gap"
-    """What {time} says: none, gap, bucket, date, weekday, part_of_day, hour, season, session or age, or several of them,
+    """What {time} says: none, gap, bucket, unit, date, weekday, part_of_day, hour, season, session or age, or several of them,
     joined by +: gap+weekday. Never finer than the resolution of the log: part_of_day and hour need a log that knows hours. age
     needs finetune.examples: one-target (prompts/README.md)."""
     min_gap: int = Field(default=3600, ge=1)
-    """Seconds; shorter gaps and ages go without saying, and longer ones begin a session. Every word costs tokens."""
+    """Seconds; shorter gaps and ages go without saying, and longer ones begin a session. Every word costs tokens; 1 says of every event
+    that is not tied with the one before that it is not."""
     timezone: TimeZone | None = None
     """IANA name of the zone in which dates, weekdays and hours are told; null for that of data.cleaning.timezone. Days of a
     log of days are told as they are."""
