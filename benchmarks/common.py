@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,10 @@ def load_split(data: Path | None) -> Split:
     return leave_one_out(loaded.interactions, loaded.catalog, dataset=data.name)
 
 
-def load_suite(suite: Path, folder: Path) -> tuple[RunConfig, Split]:
-    """Return a suite with the tables of a folder, and its split."""
-    config = load_config(
-        suite, [f"data.{part}={folder / part}.parquet" for part in ("interactions", "items")]
-    )
+def load_suite(suite: Path, folder: Path | None, sets: Sequence[str] = ()) -> tuple[RunConfig, Split]:
+    """Return a suite with the tables of a folder, or with its own, and further settings; and its split."""
+    tables = [f"data.{part}={folder / part}.parquet" for part in ("interactions", "items")] if folder else []
+    config = load_config(suite, [*tables, *sets])
     loaded = load_data(config.data)
     return config, make_split(config, loaded.interactions, loaded.catalog)
 

@@ -56,6 +56,11 @@ class TestSASRecOverlappingWindows(TestSASRec):
         return tiny_sasrec(stride=2, layers=2)
 
 
+class TestSASRecOfGaps(TestSASRec):
+    def make(self):
+        return tiny_sasrec(time_gaps=True)
+
+
 class TestSASRecOfSampledItems(TestSASRec):
     def make(self):
         return tiny_sasrec(loss="sampled", negatives=7)
