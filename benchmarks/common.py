@@ -22,9 +22,11 @@ from llmrec.data.datasets import load_dataset
 from llmrec.data.load import Loaded, load_data
 from llmrec.data.split import Split, leave_one_out
 from llmrec.pipeline.parts import make_split
+from llmrec.recommenders.holdout import holdout_metrics
+from llmrec.recommenders.sequential import SequentialRecommender
 from llmrec.settings import Data
 
-__all__ = ["load_folder", "load_split", "load_suite", "machine", "save", "timed"]
+__all__ = ["load_folder", "load_split", "load_suite", "machine", "of_both_holdouts", "save", "timed"]
 
 # Oracles such as brute force are written once, for the tests and for here.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -82,6 +84,16 @@ def load_suite(suite: Path, folder: Path | None, sets: Sequence[str] = ()) -> tu
     config = load_config(suite, [*tables, *sets])
     loaded = load_data(config.data)
     return config, make_split(config, loaded.interactions, loaded.catalog)
+
+
+def of_both_holdouts(recommender: SequentialRecommender, split: Split) -> dict[str, float]:
+    """Return HR@10 and NDCG@10 of a trained model on both holdouts, its best epoch and the seconds to it."""
+    found: dict[str, float] = {}
+    for part, holdout in (("valid", split.valid), ("test", split.test)):
+        hr, ndcg = holdout_metrics(recommender, holdout, exclude_seen=split.protocol.exclude_seen)
+        found |= {f"{part} hr@10": hr, f"{part} ndcg@10": ndcg}
+    best = recommender.best_epoch_
+    return {**found, "best epoch": best, "seconds to it": recommender.history_[best - 1]["seconds"]}
 
 
 def load_folder(folder: Path) -> Loaded:

@@ -16,9 +16,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from common import load_suite, save
+from common import load_suite, of_both_holdouts, save
 
-from llmrec.recommenders.holdout import holdout_metrics
 from llmrec.recommenders.registry import build_recommender
 
 
@@ -50,12 +49,7 @@ def main() -> None:
         checkpoint=arguments.state,
     )
     recommender.fit(split)
-    found = {}
-    for part, holdout in (("valid", split.valid), ("test", split.test)):
-        hr, ndcg = holdout_metrics(recommender, holdout, exclude_seen=split.protocol.exclude_seen)
-        found |= {f"{part} hr@10": hr, f"{part} ndcg@10": ndcg}
-    best = recommender.best_epoch_
-    found |= {"best epoch": best, "seconds to it": recommender.history_[best - 1]["seconds"]}
+    found = of_both_holdouts(recommender, split)
     print(found)
     settings = {"settings": config.systems[arguments.system].options, "curve": recommender.history_}
     protocol = {"protocol": split.protocol.to_dict()}

@@ -11,27 +11,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from common import load_suite, save
+from common import load_suite, of_both_holdouts, save
 
 from llmrec.config import System
-from llmrec.data.split import Split
-from llmrec.recommenders.holdout import holdout_metrics
 from llmrec.recommenders.registry import build_recommender
-
-
-def measure(system: System, seed: int, split: Split, states: Path | None) -> dict[str, Any]:
-    """Train once and return what is found of both holdouts."""
-    recommender = build_recommender("sasrec", system, seed=seed, checkpoint=states)
-    recommender.fit(split)
-    found = {}
-    for part, holdout in (("valid", split.valid), ("test", split.test)):
-        hr, ndcg = holdout_metrics(recommender, holdout, exclude_seen=split.protocol.exclude_seen)
-        found |= {f"{part} hr@10": hr, f"{part} ndcg@10": ndcg}
-    best = recommender.best_epoch_
-    return {**found, "best epoch": best, "seconds to it": recommender.history_[best - 1]["seconds"]}
 
 
 def main() -> None:
@@ -53,8 +38,14 @@ def main() -> None:
         for time_gaps in (False, True):
             system = System.model_validate({**config.systems["sasrec"].options, "time_gaps": time_gaps})
             for seed in arguments.seeds:
-                row = {"ties": ties, "time_gaps": time_gaps, "seed": seed}
-                row |= measure(system, seed, split, arguments.states)
+                recommender = build_recommender("sasrec", system, seed=seed, checkpoint=arguments.states)
+                recommender.fit(split)
+                row = {
+                    "ties": ties,
+                    "time_gaps": time_gaps,
+                    "seed": seed,
+                    **of_both_holdouts(recommender, split),
+                }
                 print(row, flush=True)
                 rows.append(row)
         for time_gaps in (False, True):

@@ -148,9 +148,8 @@ def test_masks_hide_targets_and_nothing_else(seed, mask_share, last_share):
     assert hidden.any(dim=1).all()
     assert torch.equal(read.items[hidden], torch.full((len(right),), 20))
     assert torch.equal(torch.where(hidden, events, read.items), events)
-    assert torch.equal(
-        read.gaps, torch.where(hidden, 0, gaps)
-    )  # when the next event is will not be known either
+    # When the next event will be is not known either where it is asked for.
+    assert torch.equal(read.gaps, torch.where(hidden, 0, gaps))
     assert torch.equal(right, events[hidden])
     assert torch.equal(read.lengths, lengths)
 
@@ -290,12 +289,8 @@ def test_gaps_are_read_where_they_are_asked_for(kind):
     asked = [History("x", np.array([5, 0, 7], np.int32), np.array([0, 60, 60 + gap])) for gap in (0, 60)]
     found = {}
     tiny = {"dim": 16, "max_len": 10, "batch_size": 8, "lr": 1e-2, "device": "cpu", "max_epochs": 12}
-    if kind is BERT4Rec:
-        tiny |= {
-            "max_epochs": 40,
-            "patience": 40,
-            "last_share": 0.5,
-        }  # learns from a few events of each window
+    if kind is BERT4Rec:  # learns from a few events of each window
+        tiny |= {"max_epochs": 40, "patience": 40, "last_share": 0.5}
     for time_gaps in (False, True):
         model = kind(**tiny, time_gaps=time_gaps)
         model.fit(split)

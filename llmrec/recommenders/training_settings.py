@@ -36,7 +36,7 @@ class TrainingSettings:
         log whose order among ties means something, or is to be learned because the protocol asks for it (``split.ties: source``).
     time_gaps
         Add to what is read of every event a learned vector of how long after the event before it happened, in classes that begin at
-        powers of two of a second (those of ATRank, Zhou et al. 2018), and one for ties. Worth most where the order among ties says nothing.
+        powers of two of a second (like those of ATRank, Zhou et al. 2018), and one for ties. Worth most where the order among ties says nothing.
     loss
         softmax: cross-entropy of all items. sampled: of ``negatives`` items drawn anew in each step, weighted to stand for all;
         for catalogues of tens of thousands of items. bce: as SASRec was published, for comparison.
