@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,15 @@ class System(BaseModel):
                 found[str(part)] = System.model_validate({} if options is None else options)
         return found
 
+    def flattened(self, name: str) -> Iterator[tuple[str, System]]:
+        """Yield a system of this name and its parts, and theirs, by name."""
+        yield name, self
+        for part, system in self.parts().items():
+            yield from system.flattened(part)
+
     def has_kind(self, kind: str, name: str) -> bool:
         """Return whether a system of this name is of a kind, or any part of it."""
-        return self.kind_as(name) == kind or any(s.has_kind(kind, part) for part, s in self.parts().items())
+        return any(system.kind_as(part) == kind for part, system in self.flattened(name))
 
 
 class RunConfig(Section):
@@ -101,12 +107,11 @@ class RunConfig(Section):
             if re.search(r"\.seed\d+$", name)
         ]
         problems += self._decoding_problems()
-        if self.prompt.target_time:
+        if not self.prompt.target_time:
             problems += [
-                f"prompt.target_time is true and systems.{name} has the language model as a part, which is asked for scores "
-                "of all items without being told when the target happens; expected target_time: false, or no such part"
-                for name in self.systems
-                if self.has_language_model(name) and name not in self.llm_systems
+                f"systems.{name} is to be told when the target happens (target_time), and prompt.target_time, by which the questions tell "
+                "it, is false; expected both or neither"
+                for name in self.told_when
             ]
         if self.split.target_event is not None and self.data.columns.event is None:
             problems.append(
@@ -221,6 +226,15 @@ class RunConfig(Section):
     def llm_systems(self) -> list[str]:
         """Names of the systems that are the language model."""
         return [name for name, system in self.systems.items() if system.kind_as(name) == LLM]
+
+    @property
+    def told_when(self) -> list[str]:
+        """Names of the systems, the language model aside, of which any part is told when the target happens."""
+        return [
+            name
+            for name, system in self.systems.items()
+            if any(part.options.get("target_time") for _, part in system.flattened(name))
+        ]
 
     def has_language_model(self, system: str) -> bool:
         """Return whether a system is the language model or has it as a part."""

@@ -59,10 +59,10 @@ class _Lines:
         if not self.first:
             # A training that is taken up again begins in the middle.
             self.first, self.started = done, now
-        if now - self.printed < _EVERY or not done:
+        if now - self.printed < _EVERY or done == self.first:  # nothing is known of its speed before
             return
         self.printed = now
-        left = (now - self.started) / max(done - self.first, 1) * (total - done)
+        left = (now - self.started) / (done - self.first) * (total - done)
         more = f"; {said}" if (said := self.words()) else ""
         say(f"  {self.description}: {done:,} of {total:,}, about {clock(left)} left{more}")
 

@@ -10,4 +10,4 @@ from llmrec.recommenders.sequence_model import Inputs
 
 def inputs(items: Tensor, lengths: Tensor) -> Inputs:
     """Return events [B, L] of which the first ``lengths`` [B] are real, after gaps that are not known."""
-    return Inputs(items, torch.zeros_like(items), lengths)
+    return Inputs(items, torch.zeros(len(items), items.shape[1] + 1, dtype=torch.long), lengths)

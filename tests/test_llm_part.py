@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import contextmanager
 
 import numpy as np
@@ -201,11 +202,38 @@ def test_without_a_run_there_is_no_fine_tuned_model():
         build_recommender("llm", System()).fit(SPLIT)
 
 
+def test_all_can_be_told_when_the_target_happens(config, tmp_path, work, capsys):
+    """The prompt states it, SASRec has a vector for it, and a hybrid of both hands it on; popularity is not told."""
+    template = tmp_path / "when.yaml"
+    template.write_text(
+        '{name: when, description: x, preamble: "Films:\\n", before: "After {time}: ", after: ""}'
+    )
+    sasrec = {**SASREC, "target_time": True}
+    fused = {"kind": "hybrid", "parts": {"llm": {}, "sasrec": sasrec}, "weights": {"llm": 1, "sasrec": 0}}
+    path = config(
+        systems={"llm": {"search": "exact"}, "sasrec": sasrec, "fused": fused, "popularity": {}},
+        prompt={"template": str(template), "min_gap": 1, "target_time": True},
+    )
+    run = tmp_path / "run"
+    llmrec("run", path, "--dry-run", capsys=capsys)
+    llmrec("run", path, capsys=capsys)
+    np.testing.assert_array_equal(lists_of(run, "fused")["item_id"], lists_of(run, "llm")["item_id"])
+    report = (run / "report.md").read_text()
+    said = re.findall(
+        r"(.*) are told when the next event happens\. The other systems do not get this information", report
+    )
+    assert len(said) == 2  # before the numbers, and in the protocol
+    assert all(
+        {*re.findall(r"LLM|SASRec|fused|Popularity", names)} == {"LLM", "SASRec", "fused"} for names in said
+    )
+    err = llmrec("run", path, "--set", "prompt.target_time=false", code=2, capsys=capsys).err
+    for name in ("sasrec", "fused"):
+        assert f"systems.{name} is to be told when the target happens (target_time)" in err
+
+
 def test_the_config_refuses_what_a_part_cannot_do(config, capsys):
     systems = {"popularity": {}, "fused": FUSED}
     path = config(systems=systems, evaluation={"users": 10, "k": 5, "cutoffs": [5], "baseline": "popularity"})
-    err = llmrec("run", path, "--set", "prompt.target_time=true", code=2, capsys=capsys).err
-    assert "prompt.target_time is true and systems.fused has the language model as a part" in err
     err = llmrec("tune", path, "--set", "tuning.spaces={fused: {steps: [10, 20]}}", code=2, capsys=capsys).err
     assert "tuning.spaces.fused: it has the fine-tuned language model as a part" in err
 
@@ -280,6 +308,11 @@ def test_kept_scores_are_those_of_the_question(tmp_path):
     assert (found[[0, 2]] == scores[[2, 1]]).all()
     assert seconds == pytest.approx(4.0)
     assert kept.read(first)[2] == pytest.approx(2.0)  # of the one that is new
+    assert kept.read(first.told(np.array([2, 1, 9])))[1].tolist() == [
+        0,
+        1,
+        2,
+    ]  # nor is it the same where the target's time is told
     assert KeptScores(tmp_path / "b", 9).read(first)[1].tolist() == [0, 1, 2]
     nothing = KeptScores(None, 9)
     nothing.write(first, scores, 1.0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -276,7 +277,7 @@ def test_prompt_is_a_token_prefix_of_the_document(verbalizer, template):
     v = verbalizer(template, max_events=50)
     whole = v.document(history(9))
     for n in range(1, 9):
-        prompt = v.prompt(history(n), 10**9 + DAY * n)
+        prompt = v.prompt(replace(history(n), next_timestamp=10**9 + DAY * n))
         assert whole.starts[n] == len(prompt)
         assert (whole.token_ids[: len(prompt)] == prompt).all()
 
@@ -313,7 +314,10 @@ def test_empty_history_is_refused(verbalizer):
 
 
 def test_target_time_is_needed_only_by_a_template_that_states_it(verbalizer):
-    with pytest.raises(PromptError, match="states the target's time"):
+    with pytest.raises(
+        PromptError,
+        match=r"states the target's time, which the history of user 'secret-user-4711' does not tell",
+    ):
         verbalizer(WORDY).prompt(history(3))
     verbalizer(load_template("films")).prompt(history(3))
 

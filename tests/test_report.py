@@ -79,7 +79,11 @@ def context() -> ReportContext:
         certified={"llm": 0.25},
         curves=(Curve("Loss of it", "step", "nats", (1.0, 2.0, 3.0), (3.0, 2.0, 1.5), chosen_x=2.0),),
         users=user_examples(
-            HOLDOUT, list(RECS.values()), CATALOG, pick_users(U, 3, 0), prompt=lambda h, t: EVIL
+            HOLDOUT,
+            list(RECS.values()),
+            CATALOG,
+            pick_users(U, 3, 0),
+            prompts=dict.fromkeys(HOLDOUT.histories.user_ids, EVIL),
         ),
         users_seed=17,
         provenance=("From a test, CC0.",),

@@ -16,15 +16,18 @@ from torch.nn import functional as F
 
 from llmrec.data.histories import Histories, History
 from llmrec.data.split import Split
-from llmrec.errors import ArtefactError, ConfigError
+from llmrec.data.time_features import gaps
+from llmrec.errors import ArtefactError, ConfigError, DataError
 from llmrec.recommenders import losses
 from llmrec.recommenders.bert4rec import BERT4Rec
 from llmrec.recommenders.gru4rec import CELLS, GRU4Rec
 from llmrec.recommenders.losses import bce, sampled_softmax, softmax
 from llmrec.recommenders.sasrec import SASRec
 from llmrec.recommenders.sequence_model import gap_classes
+from llmrec.recommenders.sequential import SequentialRecommender
 from llmrec.recommenders.windows import Batch
 from llmrec.testing import N_ITEMS, markov_sequences, split_of
+from llmrec.testing import histories as histories_of
 
 SPLIT = split_of(markov_sequences(30, 9, N_ITEMS), N_ITEMS)
 
@@ -133,23 +136,23 @@ def test_bert_sees_both_sides_and_no_padding():
 
 
 @settings(deadline=None)
-@given(st.integers(0, 99), st.floats(0.05, 0.95), st.floats(0, 1))
-def test_masks_hide_targets_and_nothing_else(seed, mask_share, last_share):
+@given(st.integers(0, 99), st.floats(0.05, 0.95), st.floats(0, 1), st.booleans())
+def test_masks_hide_targets_and_nothing_else(seed, mask_share, last_share, target_time):
     torch.manual_seed(seed)
-    recommender = bert(mask_share=mask_share, last_share=last_share)
+    recommender = bert(mask_share=mask_share, last_share=last_share, target_time=target_time)
     recommender._n_items = 20
     lengths = torch.tensor([6, 4, 2])
     real = torch.arange(6) < lengths[:, None]
     events = torch.randint(1, 20, (3, 6)).masked_fill(~real, 0)
-    gaps = torch.randint(1, 30, (3, 6)).masked_fill(~real, 0)
-    batch = Batch(events, gaps, lengths, real & (torch.arange(6) >= torch.tensor([[3], [1], [1]])))
+    before = torch.randint(1, 30, (3, 7)).masked_fill(~F.pad(real, (0, 1)), 0)
+    batch = Batch(events, before, lengths, real & (torch.arange(6) >= torch.tensor([[3], [1], [1]])))
     read, hidden, right = recommender.examples(batch)
     assert (hidden & ~batch.is_target).sum() == 0
     assert hidden.any(dim=1).all()
     assert torch.equal(read.items[hidden], torch.full((len(right),), 20))
     assert torch.equal(torch.where(hidden, events, read.items), events)
-    # When the next event will be is not known either where it is asked for.
-    assert torch.equal(read.gaps, torch.where(hidden, 0, gaps))
+    # When the next event will be is not known either where it is asked for, unless that is told.
+    assert torch.equal(read.gaps, before if target_time else torch.where(F.pad(hidden, (0, 1)), 0, before))
     assert torch.equal(right, events[hidden])
     assert torch.equal(read.lengths, lengths)
 
@@ -267,34 +270,65 @@ def test_classes_of_gaps_by_hand():
         ]
     )
     # First, tied, 1 second, 2 to 3 (twice), 4 to 7, 2^11 to 2^12 - 1, more than 2^31.
-    assert gap_classes(log).tolist() == [0, 1, 2, 3, 3, 4, 13, 33, 0]
+    assert gap_classes(gaps(log)).tolist() == [0, 1, 2, 3, 3, 4, 13, 33, 0]
 
 
-def paced(users: int) -> Split:
-    """Return a split of random items, of which one that is tied with the one before is followed by item 0, and any other by item 1."""
+PAST = [5, 0, 7, 1, 9, 0, 6, 1, 8, 1, 4]
+
+
+def paced(users: int, *, foretold: bool) -> Split:
+    """Return a split of random items: after one that is tied with the one before comes item 0, after any other item 1.
+
+    ``foretold``: item 0 is itself tied with the one before, and item 1 is not.
+    """
     rng = np.random.default_rng(0)
-    tied = rng.random((users, 12)) < 0.5
+    tied = rng.random((users, 13)) < 0.5  # so that the validation target is one of those that can be known
     tied[:, 0] = False
-    items = rng.integers(2, N_ITEMS, (users, 12))
-    items[:, 1::2] = np.where(tied[:, :-1:2], 0, 1)
+    items = rng.integers(2, N_ITEMS, (users, 13))
+    items[:, 1::2] = np.where(tied[:, 1::2] if foretold else tied[:, :-1:2], 0, 1)
     split = split_of(items.tolist(), N_ITEMS)
-    times = np.cumsum(np.where(tied, 0, 60), axis=1)[:, :-2].ravel()
-    valid = replace(split.valid, histories=replace(split.valid.histories, timestamps=times))
-    return replace(split, train=replace(split.train, timestamps=times), valid=valid)
+    times = np.cumsum(np.where(tied, 0, 60), axis=1)
+    past = times[:, :-2].ravel()
+    histories = replace(split.valid.histories, timestamps=past)
+    valid = replace(split.valid, histories=histories, target_timestamps=times[:, -2])
+    protocol = replace(split.protocol, exclude_seen=False)
+    return replace(split, train=replace(split.train, timestamps=past), valid=valid, protocol=protocol)
+
+
+def tiny(kind: type, **options) -> SequentialRecommender:
+    small = {"dim": 16, "max_len": 10, "batch_size": 8, "lr": 1e-2, "device": "cpu", "max_epochs": 12}
+    if kind is BERT4Rec:  # learns from a few events of each window
+        small |= {"max_epochs": 40, "patience": 40, "last_share": 0.9}
+    return kind(**small, **options)
 
 
 @pytest.mark.parametrize("kind", [SASRec, GRU4Rec, BERT4Rec])
 def test_gaps_are_read_where_they_are_asked_for(kind):
-    split = paced(60)
-    asked = [History("x", np.array([5, 0, 7], np.int32), np.array([0, 60, 60 + gap])) for gap in (0, 60)]
+    split = paced(60, foretold=False)
+    asked = histories_of(PAST, PAST, timestamps=[[*range(0, 600, 60), 540 + gap] for gap in (0, 60)])
     found = {}
-    tiny = {"dim": 16, "max_len": 10, "batch_size": 8, "lr": 1e-2, "device": "cpu", "max_epochs": 12}
-    if kind is BERT4Rec:  # learns from a few events of each window
-        tiny |= {"max_epochs": 40, "patience": 40, "last_share": 0.5}
     for time_gaps in (False, True):
-        model = kind(**tiny, time_gaps=time_gaps)
+        model = tiny(kind, time_gaps=time_gaps)
         model.fit(split)
-        found[time_gaps] = model.score(Histories.from_list(asked))
+        found[time_gaps] = model.score(asked)
     assert np.array_equal(found[False][0], found[False][1])
     ahead = found[True][:, 0] - found[True][:, 1]  # of item 0, after a tie and after a pause
     assert ahead[0] > 0 > ahead[1]
+
+
+@pytest.mark.parametrize("time_gaps", [False, True])
+@pytest.mark.parametrize("kind", [SASRec, GRU4Rec, BERT4Rec])
+def test_when_the_target_happens_is_read_where_it_is_to_be(kind, time_gaps):
+    split = paced(60, foretold=True).told()
+    histories = histories_of(PAST, PAST, timestamps=[list(range(0, 660, 60))] * 2)
+    asked = histories.told(np.array([600, 660]))
+    found = {}
+    for target_time in (False, True):
+        model = tiny(kind, target_time=target_time, time_gaps=time_gaps)
+        model.fit(split)
+        found[target_time] = model.score(asked)
+    assert np.array_equal(found[False][0], found[False][1])
+    ahead = found[True][:, 0] - found[True][:, 1]  # of item 0, if the target is tied and if it is not
+    assert ahead[0] > 0 > ahead[1]
+    with pytest.raises(DataError, match="do not tell when the target happens"):
+        model.score(histories)

@@ -136,7 +136,10 @@ def test_batches_pair_each_target_with_the_event_before_it(cut, batch_size, seed
         assert batch.items.shape[1] == batch.lengths.max()
         assert ((batch.items > 0).sum(dim=1) == batch.lengths).all()
         read, mask, right = recommender.examples(batch)
-        assert torch.equal(read.gaps, torch.where(read.items > 0, read.items + 1000, 0))  # an event's own gap
+        assert torch.equal(
+            read.gaps[:, :-1], torch.where(read.items > 0, read.items + 1000, 0)
+        )  # an event's own gap
+        assert torch.equal(read.gaps[:, 1:][mask], right + 1000)  # and that of what is to be predicted
         pairs += zip(read.items[mask].tolist(), right.tolist(), strict=True)
     targets = sorted(set(range(indptr[-1])) - set(indptr[:-1].tolist()))
     assert sorted(pairs) == [(t + 99, t + 100) for t in targets]
@@ -149,8 +152,22 @@ def test_batches_pair_each_target_with_the_event_before_it(cut, batch_size, seed
 def test_the_newest_events_are_what_a_prediction_reads():
     read = last_events(histories([1, 2, 3, 4], [5], []), 3, torch.device("cpu"))
     assert read.items.tolist() == [[2, 3, 4], [5, 0, 0], [0, 0, 0]]
-    assert read.gaps.tolist() == [[2, 2, 2], [0, 0, 0], [0, 0, 0]]  # a second each, but for a first event
+    assert read.gaps.tolist() == [
+        [2, 2, 2, 0],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]  # a second each, but for a first event
     assert read.lengths.tolist() == [3, 1, 0]
+
+
+def test_a_prediction_reads_when_its_target_happens_where_that_is_told():
+    asked = histories([1, 2, 3, 4], [5], [])
+    read = last_events(asked.told(np.array([3, 5, 9])), 3, torch.device("cpu"))
+    assert read.gaps.tolist() == [
+        [2, 2, 2, 1],
+        [0, 4, 0, 0],
+        [0, 0, 0, 0],
+    ]  # tied; 4 to 7 seconds; nothing to count from
 
 
 # --- SASRec -------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Shapes: U users, E events of all of them together, L events of one user.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 import numpy as np
@@ -22,6 +22,7 @@ class History:
     user_id: str
     items: NDArray[np.int32]  # [L] catalogue indices
     timestamps: NDArray[np.int64]  # [L] seconds since 1970, UTC
+    next_timestamp: int | None = None  # when what is asked for happens, if that is told
 
     def __len__(self) -> int:
         return len(self.items)
@@ -35,6 +36,9 @@ class Histories(Sequence[History]):
     indptr: NDArray[np.int64]  # [U + 1]
     items: NDArray[np.int32]  # [E] catalogue indices
     timestamps: NDArray[np.int64]  # [E] seconds since 1970, UTC
+    next_timestamps: NDArray[np.int64] | None = (
+        None  # [U] when what each user is asked for happens, if that is told
+    )
 
     @classmethod
     def from_list(cls, histories: Sequence[History]) -> Histories:
@@ -59,9 +63,11 @@ class Histories(Sequence[History]):
             if not -len(self) <= row < len(self):
                 raise IndexError(f"row {row} of {len(self)} histories")
             start, stop = self.indptr[int(row) % len(self)], self.indptr[int(row) % len(self) + 1]
-            return History(self.user_ids[int(row)], self.items[start:stop], self.timestamps[start:stop])
+            told = None if self.next_timestamps is None else int(self.next_timestamps[int(row)])
+            return History(self.user_ids[int(row)], self.items[start:stop], self.timestamps[start:stop], told)
         rows = np.arange(len(self))[row]
-        return self.spans(rows, self.indptr[:-1][rows], self.indptr[1:][rows])
+        found = self.spans(rows, self.indptr[:-1][rows], self.indptr[1:][rows])
+        return found if self.next_timestamps is None else found.told(self.next_timestamps[rows])
 
     def __iter__(self) -> Iterator[History]:
         for row in range(len(self)):
@@ -70,7 +76,7 @@ class Histories(Sequence[History]):
     def spans(
         self, rows: NDArray[np.integer], starts: NDArray[np.integer], stops: NDArray[np.integer]
     ) -> Histories:
-        """Return events ``starts[i]:stops[i]`` (positions in ``items``) of the users ``rows[i]``."""
+        """Return events ``starts[i]:stops[i]`` (positions in ``items``) of the users ``rows[i]``, without ``next_timestamps``."""
         lengths = stops - starts
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         take = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
@@ -80,7 +86,13 @@ class Histories(Sequence[History]):
     def where(self, keep: NDArray[np.bool_]) -> Histories:
         """Return some of the events [E] of the same users, of whom some may have none left."""
         before = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
-        return Histories(self.user_ids, before[self.indptr], self.items[keep], self.timestamps[keep])
+        return Histories(
+            self.user_ids, before[self.indptr], self.items[keep], self.timestamps[keep], self.next_timestamps
+        )
+
+    def told(self, next_timestamps: NDArray[np.int64]) -> Histories:
+        """Return the histories with the times [U] of what is asked for."""
+        return replace(self, next_timestamps=next_timestamps)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -113,6 +125,10 @@ class Holdout:
     def select(self, rows: NDArray[np.integer]) -> Holdout:
         """Return the holdout of some users, in the order of ``rows``."""
         return Holdout(self.histories[rows], self.target_items[rows], self.target_timestamps[rows])
+
+    def told(self) -> Holdout:
+        """Return the holdout with histories that tell when the targets happen."""
+        return replace(self, histories=self.histories.told(self.target_timestamps))
 
     def blocks(self, size: int) -> Iterator[Holdout]:
         """Yield the holdout in runs of up to so many users."""

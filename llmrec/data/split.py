@@ -10,7 +10,7 @@ Shapes: U users, E events of all of them together.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
@@ -48,6 +48,10 @@ class Split:
     def n_items(self) -> int:
         """Size of the catalogue."""
         return self.protocol.items
+
+    def told(self) -> Split:
+        """Return the split with questions that tell when the targets happen."""
+        return replace(self, valid=self.valid.told(), test=self.test.told())
 
     @property
     def warm(self) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ Shapes: n newest events of a history.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,4 +77,4 @@ def vary(histories: Histories, change: Change, window: int, seed: int) -> Histor
     for start, stop in zip(histories.indptr[:-1], histories.indptr[1:], strict=True):
         newest = slice(max(start, stop - window), stop)
         items[newest], times[newest] = change(items[newest], times[newest], rng)
-    return Histories(histories.user_ids, histories.indptr, items, times)
+    return replace(histories, items=items, timestamps=times)

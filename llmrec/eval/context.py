@@ -78,7 +78,6 @@ class LLMNotes:
     decoding: str = ""  # "torch beam, width 20, normalised over the vocabulary"
     template: str = ""  # the text of the prompt template
     time_in_words: str = ""  # how time is written in the prompt: "none", "gap to the previous event", ...
-    target_time_in_prompt: bool | None = None  # the time of the event to predict is shown to the model
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,9 @@ class ReportContext:
     run_name: str = "llmrec run"
     created: str = ""  # date of the run, in words
     warnings: tuple[str, ...] = ()  # sentences a reader must see before the numbers
+    told_when: frozenset[str] | None = (
+        None  # systems that are told when the next event happens; None where that is not known
+    )
     sample_note: str = ""  # a sentence: how a sample of the users was drawn, with the seed
     all_users: Comparison | None = None  # systems that recommended to *all* test users, where the main
     # comparison is on a sample

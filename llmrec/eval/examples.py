@@ -5,13 +5,13 @@ Shapes: U users.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.data.catalog import Catalog
-from llmrec.data.histories import History, Holdout
+from llmrec.data.histories import Holdout
 from llmrec.data.recommendations import Recommendations
 from llmrec.eval.context import ExampleEvent, ExampleItem, UserExample
 from llmrec.eval.metrics import target_ranks
@@ -34,7 +34,7 @@ def user_examples(
     catalog: Catalog,
     rows: NDArray[np.integer],
     *,
-    prompt: Callable[[History, int], str] | Mapping[str, str] | None = None,
+    prompts: Mapping[str, str] | None = None,
     details: str | None = None,
     time_resolution: int = 86400,
     n_history: int = 8,
@@ -52,8 +52,8 @@ def user_examples(
         Gives the titles.
     rows
         Rows of ``holdout``, from :func:`pick_users`.
-    prompt
-        The prompt text of a history and its target's timestamp, or texts by user id.
+    prompts
+        Texts by user id.
     details
         Name of a catalogue attribute to print behind a title, for example ``"year"``.
     time_resolution
@@ -73,10 +73,6 @@ def user_examples(
     examples = []
     for row, history in enumerate(chosen.histories):
         target, when = int(chosen.target_items[row]), int(chosen.target_timestamps[row])
-        if prompt is None:
-            text = ""
-        else:
-            text = prompt.get(history.user_id, "") if isinstance(prompt, Mapping) else prompt(history, when)
         examples.append(
             UserExample(
                 user_id=history.user_id,
@@ -94,7 +90,7 @@ def user_examples(
                 },
                 ranks={name: None if np.isnan(r[row]) else int(r[row]) for name, r in ranks.items()},
                 list_lengths={r.system: int((r.items[row] >= 0).sum()) for r in lists},
-                prompt=text,
+                prompt=(prompts or {}).get(history.user_id, ""),
             )
         )
     return tuple(examples)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from llmrec.data.protocol import Protocol
 from llmrec.eval.compare import Comparison
 from llmrec.eval.context import ReportContext
 from llmrec.eval.verdict import training_words
-from llmrec.eval.words import RESOLUTIONS, date, percent, sentence_list
+from llmrec.eval.words import RESOLUTIONS, date, label, percent, sentence_list
 
-__all__ = ["SPLITS", "WEAKNESSES", "protocol_words", "sample_words"]
+__all__ = ["SPLITS", "WEAKNESSES", "protocol_words", "sample_words", "told_words"]
 
 SPLITS = {
     "leave-one-out": "Each user's last event is the test question and the one before it the validation question; "
@@ -57,18 +59,8 @@ def protocol_words(comparison: Comparison, ctx: ReportContext) -> list[tuple[str
         ),
         ("Users", sample_words(comparison, ctx)),
     ]
-    shown = {n.target_time_in_prompt for n in ctx.llm} - {None}
-    if shown:
-        words.append(
-            (
-                "Time of the next event",
-                "The prompt tells the language model when the next event happens. The other systems do not get "
-                "this information, so the comparison favours the language model."
-                if True in shown
-                else "Not in the prompt: the language model does not know when the next event happens, and "
-                "neither do the other systems.",
-            )
-        )
+    if ctx.told_when is not None:
+        words.append(("Time of the next event", told_words(comparison, ctx.told_when)))
     words.append(
         (
             "Statistics",
@@ -80,6 +72,22 @@ def protocol_words(comparison: Comparison, ctx: ReportContext) -> list[tuple[str
         )
     )
     return words
+
+
+def told_words(comparison: Comparison, told: Container[str]) -> str:
+    """Return which systems are told when the next event happens, and what that means."""
+    names = [label(system, comparison.labels) for system in comparison.systems if system in told]
+    if not names:
+        return "No system is told when the next event happens."
+    if len(names) == len(comparison.systems):
+        return (
+            "Every system is told when the next event happens, which nobody knows who recommends something: the figures are not those "
+            "of the task without it."
+        )
+    return (
+        f"{sentence_list(names)} {'are' if len(names) > 1 else 'is'} told when the next event happens. The other systems do not get this "
+        f"information, so the comparison favours {'those' if len(names) > 1 else 'that one'}."
+    )
 
 
 def sample_words(comparison: Comparison, ctx: ReportContext) -> str:

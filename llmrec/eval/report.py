@@ -22,7 +22,7 @@ from llmrec.eval.item_columns import item_columns
 from llmrec.eval.markup import LINE, fenced, latex_text, markdown_text
 from llmrec.eval.notes import note_pairs, note_rows
 from llmrec.eval.plots import curve_plot
-from llmrec.eval.protocol_words import protocol_words, sample_words
+from llmrec.eval.protocol_words import protocol_words, sample_words, told_words
 from llmrec.eval.verdict import training_words
 
 __all__ = ["environment", "render_html", "render_json", "render_latex", "render_markdown"]
@@ -137,6 +137,7 @@ def _view(comparison: Comparison, ctx: ReportContext | None) -> dict[str, Any]:
         "example_systems": [s for s in (comparison.subject, comparison.baseline) if s] + others,
         "llm_notes": [(note, note_pairs(note)) for note in ctx.llm],
         "protocol_words": protocol_words(comparison, ctx),
+        "warnings": (*ctx.warnings, *([told_words(comparison, ctx.told_when)] if ctx.told_when else ())),
         "training_words": training_words(comparison),
         "slug": re.sub(r"[^a-z0-9]+", "-", ctx.run_name.lower()).strip("-"),
         "legend": views.legend(comparison),

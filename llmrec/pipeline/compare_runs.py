@@ -24,6 +24,7 @@ from llmrec.pipeline.report_notes import (
     llm_notes,
     provenance,
     search_notes,
+    told_when,
     warnings,
 )
 from llmrec.pipeline.report_stage import versions, write_report
@@ -120,7 +121,8 @@ def compare_runs(
     context = ReportContext(
         run_name=f"Comparison of {sentence_list(names)}",
         created=today(),
-        warnings=(*about_users, *notes, *warnings([run.config for run in read], lists)),
+        warnings=(*about_users, *notes, *warnings(lists)),
+        told_when=frozenset(e.lists.system for e in entries if e.own_name in told_when(e.run.config)),
         sample_note="Those that all systems have lists for." if len(users) < len(first.split.test) else "",
         llm=tuple(llm_notes(e.run.config, e.own_name, name) for name, e in llms.items()),
         certified=certified,

@@ -201,7 +201,6 @@ def _ablate_llm(
                     histories,
                     CUTOFF,
                     exclude_seen=config.split.exclude_seen,
-                    target_timestamps=users.target_timestamps if config.prompt.target_time else None,
                 )
                 finished += len(histories)
                 return lists

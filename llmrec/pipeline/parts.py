@@ -37,6 +37,7 @@ __all__ = [
     "model_shape",
     "pick_device",
     "sample_rows",
+    "told_split",
 ]
 
 
@@ -89,7 +90,16 @@ def data_digests(config: RunConfig) -> dict[str, str]:
 
 
 def make_split(config: RunConfig, interactions: Interactions, catalog: Catalog) -> Split:
-    """Split the log as the config says."""
+    """Split the log as the config says, which may be that questions tell when their targets happen."""
+    return told_split(config, _split(config, interactions, catalog))
+
+
+def told_split(config: RunConfig, split: Split) -> Split:
+    """Return a split whose questions tell when their targets happen where ``prompt.target_time`` says so."""
+    return split.told() if config.prompt.target_time else split
+
+
+def _split(config: RunConfig, interactions: Interactions, catalog: Catalog) -> Split:
     data, settings = config.data, config.split
     policies: Policies = {
         "dataset": data.label,
@@ -170,8 +180,8 @@ def checked_template(config: RunConfig) -> PromptTemplate:
     if template.reveals_target_time and not config.prompt.target_time:
         raise ConfigError(
             f"The prompt template {template.name!r} tells the model when the target happens, which the other systems "
-            "do not know. Expected {time} in the part 'after'; or set prompt.target_time to true, and the report will "
-            "say so."
+            "do not know. Expected {time} in the part 'after'; or set prompt.target_time to true, and the report will say who is told; "
+            "sequence models are with target_time: true."
         )
     return template
 

@@ -10,7 +10,7 @@ from llmrec.data.split import Split
 from llmrec.data.split_files import read_split, write_split
 from llmrec.pipeline.artefacts import check_key, read_json, whole_folder, write_json, write_text
 from llmrec.pipeline.keys import prepare_key
-from llmrec.pipeline.parts import load_data, make_split
+from llmrec.pipeline.parts import load_data, make_split, told_split
 from llmrec.progress import say
 
 __all__ = ["prepare"]
@@ -23,7 +23,8 @@ def prepare(config: RunConfig) -> tuple[Split, Catalog]:
     key = prepare_key(config)
     if folder.is_dir():
         check_key(folder, read_json(folder / "meta.json")["key"], key)
-        return read_split(folder)
+        split, catalog = read_split(folder)
+        return told_split(config, split), catalog
     run.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as work:
         data = load_data(config, rejects=run / "rejects.parquet")

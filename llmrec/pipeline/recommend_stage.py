@@ -144,7 +144,6 @@ def _recommend_llm(
             holdout.histories,
             config.evaluation.k,
             exclude_seen=config.split.exclude_seen,
-            target_timestamps=holdout.target_timestamps if config.prompt.target_time else None,
         )
     seconds = time.monotonic() - started
     cost = Cost(

@@ -27,22 +27,31 @@ __all__ = [
     "llm_notes",
     "provenance",
     "search_notes",
+    "told_when",
     "tuning_notes",
     "warnings",
 ]
 
 
-def warnings(configs: Sequence[RunConfig], read: Sequence[SystemLists]) -> tuple[str, ...]:
+def warnings(read: Sequence[SystemLists]) -> tuple[str, ...]:
     """Return what a reader must know before the numbers."""
     elsewhere = list(dict.fromkeys(lists.system for lists in read if not lists.meta))
     found = []
     if elsewhere:
         found.append(f"Lists of {sentence_list(elsewhere)} were made elsewhere; nothing is known about how.")
-    if any(config.prompt.target_time for config in configs):
-        found.append(
-            "The prompt tells the language model when the target happens; the other systems do not know that."
-        )
     return tuple(found)
+
+
+def told_when(config: RunConfig) -> set[str]:
+    """Return the names of the systems that are told when the target happens."""
+    if not config.prompt.target_time:
+        return set()
+    try:
+        reveals = load_template(config.prompt.template).reveals_target_time
+    except LlmrecError:  # the file of a run that was made elsewhere
+        reveals = True
+    systems = filter(config.has_language_model, config.systems) if reveals else ()
+    return {*systems, *config.told_when}
 
 
 def provenance(config: RunConfig) -> tuple[str, ...]:
@@ -163,7 +172,6 @@ def llm_notes(config: RunConfig, name: str, shown_as: str | None = None) -> LLMN
         decoding=_decoding_words(config.decoding_for(name), config.prompt.max_events),
         template=_template_text(config),
         time_in_words=_time_words(config),
-        target_time_in_prompt=config.prompt.target_time,
     )
 
 

@@ -35,6 +35,7 @@ from llmrec.pipeline.report_notes import (
     llm_notes,
     provenance,
     search_notes,
+    told_when,
     tuning_notes,
     warnings,
 )
@@ -94,7 +95,8 @@ def compare_stage(
     context = ReportContext(
         run_name=config.name,
         created=today(),
-        warnings=warnings([config], read),
+        warnings=warnings(read),
+        told_when=frozenset(told_when(config)),
         sample_note=sample,
         all_users=all_users,
         llm=tuple(llm_notes(config, name) for name in llms),
@@ -108,7 +110,7 @@ def compare_stage(
             [lists.recs for lists in first.values()],
             catalog,
             chosen,
-            prompt=prompts,
+            prompts=prompts,
             details="year" if "year" in catalog.attributes else None,
             time_resolution=split.protocol.time_resolution,
         ),
@@ -146,6 +148,6 @@ def _prompts(
     texts = {}
     for row in chosen:
         history = users.histories[int(row)]
-        ids = parts.verbalizer.prompt(history, int(users.target_timestamps[row]))
+        ids = parts.verbalizer.prompt(history)
         texts[history.user_id] = parts.tokenizer.decode(ids)
     return texts

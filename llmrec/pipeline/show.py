@@ -47,9 +47,8 @@ def show_prompt(config_path: Path, overrides: Sequence[str], user: str) -> None:
     row = users.index(user)
     parts = language_parts(config, split, catalog, identifiers_at_hand(config, split, catalog))
     tokenizer, verbalizer = parts.tokenizer, parts.verbalizer
-    when = int(split.test.target_timestamps[row])
     history = split.test.histories[row]
-    prompt = verbalizer.prompt(history, when)
+    prompt = verbalizer.prompt(history)
 
     say(f"Prompt of user {user} for the test target: {len(prompt):,} tokens, the newest "
         f"{min(len(history), verbalizer.max_events)} of {len(history)} events")  # fmt: skip

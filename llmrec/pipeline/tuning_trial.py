@@ -79,7 +79,6 @@ def measure_language_model(
                 users.histories,
                 k,
                 exclude_seen=config.split.exclude_seen,
-                target_timestamps=users.target_timestamps if config.prompt.target_time else None,
             )
         value = _metric(config, recs, users)
     except Exception:

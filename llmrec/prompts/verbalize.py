@@ -123,10 +123,10 @@ class Verbalizer:
             tokens, history.items, np.asarray(starts, dtype=np.int64), np.asarray(stops, dtype=np.int64)
         )
 
-    def prompt(self, history: History, target_timestamp: int | None = None) -> NDArray[np.int64]:
+    def prompt(self, history: History) -> NDArray[np.int64]:
         """Return the token ids after which the next item's identifier is to be generated.
 
-        The newest ``max_events`` events are shown. ``target_timestamp`` is used only if the template reveals the
+        The newest ``max_events`` events are shown. ``history.next_timestamp`` is used only if the template reveals the
         target's time.
 
         Raises
@@ -146,13 +146,13 @@ class Verbalizer:
         if self.template.before:
             when = ""
             if self.template.reveals_target_time:
-                if target_timestamp is None:
+                if history.next_timestamp is None:
                     raise PromptError(
-                        f"The template {self.template.name!r} states the target's time, but no time was given for "
-                        f"user {history.user_id!r}. Give target timestamps, or move {{time}} to the part 'after'."
+                        f"The template {self.template.name!r} states the target's time, which the history of user "
+                        f"{history.user_id!r} does not tell. Expected next_timestamp, or {{time}} in the part 'after'."
                     )
                 now = int(window.timestamps[-1])
-                when = self._times(np.append(window.timestamps, target_timestamp), now)[-1]
+                when = self._times(np.append(window.timestamps, history.next_timestamp), now)[-1]
             pieces.append(self._encode(render(self.template.before, {"time": when})))
         tokens = np.concatenate(pieces)
         self._check_length(tokens, history, room=self._longest)

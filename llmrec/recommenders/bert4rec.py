@@ -66,6 +66,7 @@ class BERT4Rec(TransformerRecommender):
             temperature=self.temperature,
             causal=False,
             time_gaps=self.time_gaps,
+            target_time=self.target_time,
         )
 
     def examples(self, batch: Batch) -> tuple[Inputs, Tensor, Tensor]:
@@ -76,10 +77,10 @@ class BERT4Rec(TransformerRecommender):
         alone = torch.rand(len(items), 1, device=items.device) < self.last_share
         alone |= ~hidden.any(dim=1, keepdim=True)  # no window is read for nothing
         hidden = torch.where(alone, newest, hidden)
-        # When the next event will be is not known where it is asked for.
-        inputs = Inputs(
-            items.masked_fill(hidden, self._n_items), batch.gaps.masked_fill(hidden, 0), batch.lengths
-        )
+        gaps = batch.gaps
+        if not self.target_time:  # when the next event will be is not known where it is asked for
+            gaps = gaps.masked_fill(F.pad(hidden, (0, 1)), 0)
+        inputs = Inputs(items.masked_fill(hidden, self._n_items), gaps, batch.lengths)
         return inputs, hidden, items[hidden]
 
     def query(self, model: SequenceModel, inputs: Inputs) -> Tensor:

@@ -32,8 +32,9 @@ class RecurrentModel(SequenceModel):
         dropout: float,
         temperature: float | None,
         time_gaps: bool,
+        target_time: bool,
     ) -> None:
-        super().__init__(n_items, 0, dim, temperature, time_gaps=time_gaps)
+        super().__init__(n_items, 0, dim, temperature, time_gaps=time_gaps, target_time=target_time)
         # Of the length that a recurrent layer's own weights are made for.
         nn.init.normal_(self.items.weight, std=dim**-0.5)
         between = dropout if layers > 1 else 0.0
@@ -103,4 +104,5 @@ class GRU4Rec(SequentialRecommender):
             dropout=self.dropout,
             temperature=self.temperature,
             time_gaps=self.time_gaps,
+            target_time=self.target_time,
         )

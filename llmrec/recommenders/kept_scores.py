@@ -89,4 +89,6 @@ class KeptScores:
 def _question(history: History) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(history.items).tobytes())
     digest.update(np.ascontiguousarray(history.timestamps).tobytes())
+    if history.next_timestamp is not None:
+        digest.update(np.int64(history.next_timestamp).tobytes())
     return digest.hexdigest()[:32]

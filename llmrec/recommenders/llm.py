@@ -159,7 +159,7 @@ class LLMRecommender:
 
         def ndcg(process: int, processes: int) -> tuple[float, int]:
             part = users.select(np.arange(process, len(users), processes))
-            found = self._lists(part.histories, 10, split.protocol.exclude_seen, part.target_timestamps)
+            found = self._lists(part.histories, 10, split.protocol.exclude_seen)
             return float(listed_gains(found.items, part.target_items).sum()), len(part)
 
         def loss(process: int, processes: int) -> tuple[float, int]:
@@ -168,29 +168,18 @@ class LLMRecommender:
 
         return ndcg if settings.metric == "ndcg@10" else loss
 
-    def recommend(
-        self,
-        histories: Histories,
-        k: int,
-        *,
-        exclude_seen: bool = True,
-        target_timestamps: NDArray[np.int64] | None = None,
-    ) -> Recommendations:
+    def recommend(self, histories: Histories, k: int, *, exclude_seen: bool = True) -> Recommendations:
         """Return the ``k`` most probable items for each history, best first.
-
-        Parameters
-        ----------
-        target_timestamps
-            When each target happens [U]; used by templates that state it, and by no other.
 
         Raises
         ------
         PromptError
-            A prompt does not fit into the model's context, or a history is empty.
+            A prompt does not fit into the model's context, a history is empty, or it does not tell when the target happens,
+            where the template states that.
         """
         self.prompt_tokens_ = self.beam_tokens_ = 0
         self.free_ = FreeCounts()
-        return self._lists(histories, k, exclude_seen, target_timestamps, self.on_progress)
+        return self._lists(histories, k, exclude_seen, self.on_progress)
 
     def recommend_guided(
         self,
@@ -215,21 +204,17 @@ class LLMRecommender:
         PromptError
             A prompt does not fit into the model's context, or a history is empty.
         """
-        return self._lists(histories, k, exclude_seen, None, guide=(log_probs, weight))
+        return self._lists(histories, k, exclude_seen, guide=(log_probs, weight))
 
     def _lists(
         self,
         histories: Histories,
         k: int,
         exclude_seen: bool,
-        target_timestamps: NDArray[np.int64] | None,
         on_progress: OnProgress | None = None,
         guide: tuple[NDArray[np.floating], float] | None = None,
     ) -> Recommendations:
-        if not self.verbalizer.template.reveals_target_time:
-            target_timestamps = None
-        when = [None] * len(histories) if target_timestamps is None else [int(t) for t in target_timestamps]
-        prompts = [self.verbalizer.prompt(h, t) for h, t in zip(histories, when, strict=True)]
+        prompts = [self.verbalizer.prompt(history) for history in histories]
         items = np.full((len(histories), k), -1, dtype=np.int32)
         scores = np.full((len(histories), k), -np.inf)
         self.certified_ = np.zeros(len(histories), dtype=bool)

@@ -126,7 +126,7 @@ class LanguageModelScores(ScoringRecommender):
     def _computed(self, histories: Histories) -> NDArray[np.float64]:
         llm = self.llm_
         assert self.normalisation is not None
-        prompts = [llm.verbalizer.prompt(h, None) for h in histories]
+        prompts = [llm.verbalizer.prompt(history) for history in histories]
         scores = np.empty((len(prompts), llm.trie.n_items))
         for rows in llm.batches(prompts):
             exact = score_catalogue(

@@ -45,4 +45,5 @@ class SASRec(TransformerRecommender):
             causal=True,
             published=self.blocks == "published",
             time_gaps=self.time_gaps,
+            target_time=self.target_time,
         )

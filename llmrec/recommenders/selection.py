@@ -16,7 +16,6 @@ from llmrec.errors import ConfigError
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.sequential import SequentialRecommender
 from llmrec.recommenders.teacher import Opinions, before_events
-from llmrec.recommenders.windows import last_events
 
 __all__ = ["influence", "uncertainty", "within_budget"]
 
@@ -90,8 +89,7 @@ def _gradient(
     surrogate: SequentialRecommender, histories: Histories, items: NDArray[np.int32]
 ) -> tuple[Tensor, Tensor]:
     """Return queries [B, D] and how far probabilities are from what came next [B, N]: their outer products are the gradients."""
-    inputs = last_events(histories, surrogate.max_len, surrogate.device_)
-    features = surrogate.query(surrogate.model_, inputs)
+    features = surrogate.query(surrogate.model_, surrogate.inputs(histories))
     error = surrogate.model_.logits(features).softmax(dim=1)
     error[torch.arange(len(items)), torch.from_numpy(items).long().to(error.device)] -= 1
     return surrogate.model_.queries(features), error

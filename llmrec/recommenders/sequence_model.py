@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmrec.data.histories import Histories
-from llmrec.data.time_features import gaps
-
 __all__ = ["Inputs", "SequenceModel", "gap_classes"]
 
 _FIRST, _TIED = 0, 1  # classes of a gap that is not known, and of none
@@ -23,22 +20,21 @@ _GAP_CLASSES = 34  # the last begins at 2^31 seconds, which are 68 years
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Runs of events, padded on the right with item 0 and gap 0; ``lengths`` tells what is real.
+    """Runs of events, padded on the right with item 0 and the gap of class 0; ``lengths`` tells what is real.
 
     Padding follows the events, so a model that only looks back needs no mask to be undisturbed by it.
     """
 
     items: Tensor  # [B, L] catalogue indices
-    gaps: Tensor  # [B, L] see gap_classes
+    gaps: Tensor  # [B, L + 1] see gap_classes; before each event, and between the newest and what comes next
     lengths: Tensor  # [B] real events
 
 
-def gap_classes(histories: Histories) -> NDArray[np.int64]:
-    """Return in which power of two of a second the gap before each event lies [E].
+def gap_classes(seconds: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return in which power of two of a second gaps lie [E].
 
-    0 for a user's first event, 1 for an event at the time of the one before, 2 for a gap of 1 second, 3 from 2 seconds, 4 from 4 and so on.
+    0 for one that is not known (NaN), 1 for none, 2 for 1 second, 3 from 2 seconds, 4 from 4 and so on.
     """
-    seconds = gaps(histories)
     classes = np.full(len(seconds), _FIRST)
     classes[seconds == 0] = _TIED
     longer = seconds > 0
@@ -53,26 +49,38 @@ class SequenceModel(nn.Module):
     the logits is then a setting, where otherwise the norms of the embeddings grow with training and popularity until the
     softmax overfits. With ``None``, of the features and embeddings as they are, as the models were published.
 
-    ``time_gaps`` adds to what is read of an item a vector of its event's gap.
+    ``time_gaps`` adds to what is read of an item a vector of the gap before its event, ``target_time`` one of the gap behind it.
     """
 
     def __init__(
-        self, n_items: int, extra: int, dim: int, temperature: float | None, *, time_gaps: bool = False
+        self,
+        n_items: int,
+        extra: int,
+        dim: int,
+        temperature: float | None,
+        *,
+        time_gaps: bool = False,
+        target_time: bool = False,
     ) -> None:
         super().__init__()
         self.n_items = n_items
         self.temperature = temperature
         self.items = nn.Embedding(n_items + extra, dim)  # those after the items are never recommended
         self.gaps = nn.Embedding(_GAP_CLASSES, dim) if time_gaps else None
+        self.next_gaps = nn.Embedding(_GAP_CLASSES, dim) if target_time else None
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return features [B, L, D] of events; they must not depend on what comes after the real ones."""
         raise NotImplementedError
 
     def read(self, inputs: Inputs, scale: float = 1.0) -> Tensor:
-        """Return what goes in for each event [B, L, D]: its item's embedding, times ``scale``, and that of its gap."""
-        items: Tensor = self.items(inputs.items) * scale
-        return items if self.gaps is None else items + self.gaps(inputs.gaps)
+        """Return what goes in for each event [B, L, D]: its item's embedding, times ``scale``, and those of its gaps."""
+        read: Tensor = self.items(inputs.items) * scale
+        if self.gaps is not None:
+            read = read + self.gaps(inputs.gaps[:, :-1])
+        if self.next_gaps is not None:
+            read = read + self.next_gaps(inputs.gaps[:, 1:])
+        return read
 
     def queries(self, features: Tensor) -> Tensor:
         """Return the vectors [M, D] whose inner products with :meth:`keys` are the logits."""

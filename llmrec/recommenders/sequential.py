@@ -13,7 +13,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from llmrec.data.histories import Histories
 from llmrec.data.split import Split
+from llmrec.data.time_features import gaps
 from llmrec.data.windows import Windows
 from llmrec.errors import ConfigError, DataError
 from llmrec.recommenders.base import ScoringRecommender
@@ -80,6 +81,7 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
     def examples(self, batch: Batch) -> tuple[Inputs, Tensor, Tensor]:
         """Return inputs, where a loss is taken [B, L], and what is right there [M]."""
         mask = batch.is_target[:, 1:]
+        # The newest event of a window is not read, only asked for, and so is the gap before it.
         inputs = Inputs(batch.items[:, :-1], batch.gaps[:, :-1], batch.lengths - 1)
         return inputs, mask, batch.items[:, 1:][mask]
 
@@ -121,7 +123,7 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
         generator = torch.Generator().manual_seed(self.seed)
         rng = np.random.default_rng(self.seed)
         items = torch.from_numpy(split.train.items).long().to(self.device_)  # [E]
-        gaps = torch.from_numpy(gap_classes(split.train)).to(self.device_)  # [E]
+        classes = torch.from_numpy(gap_classes(gaps(split.train))).to(self.device_)  # [E]
         self._n_items = split.n_items
         self._warm = split.warm
         trained = self.model_ = self.build(split.n_items).to(self.device_)
@@ -152,7 +154,7 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
             shown = items
             if self.shuffle_ties:
                 shown = items[torch.from_numpy(split.train.ties_shuffled(rng)).to(self.device_)]
-            batches = training_batches(shown, gaps, windows, self.batch_size, generator)
+            batches = training_batches(shown, classes, windows, self.batch_size, generator)
             loss = self._epoch(
                 trained, batches, optimizer, horizon=self.averaging * len(windows) / self.batch_size
             )
@@ -258,10 +260,22 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
 
     @torch.inference_mode()
     def score(self, histories: Histories) -> NDArray[np.float32]:
-        """Return the logits of every item as the next event [U, N].
+        """Return the logits of every item as the next event [U, N]; raises as :meth:`inputs` does."""
+        self.model_.eval()
+        features = self.query(self.model_, self.inputs(histories))
+        scores: NDArray[np.float32] = self.model_.logits(features).cpu().numpy()
+        return scores
+
+    def inputs(self, histories: Histories) -> Inputs:
+        """Return what the model reads of histories.
 
         Items without training events are left out of histories that have others: their embeddings are those of items that were
         never in a history.
+
+        Raises
+        ------
+        DataError
+            A history is empty, or does not tell when the target happens and the model is to be told.
         """
         empty = np.flatnonzero(histories.lengths == 0)
         if len(empty):
@@ -270,10 +284,14 @@ class SequentialRecommender(TrainingSettings, ScoringRecommender):
                 f"{histories.user_ids[empty[0]]!r}. Expected at least one event: a sequence model has "
                 "nothing to say about a user without a past; use popularity there."
             )
-        self.model_.eval()
-        inputs = last_events(self._readable(histories), self.max_len, self.device_)
-        scores: NDArray[np.float32] = self.model_.logits(self.query(self.model_, inputs)).cpu().numpy()
-        return scores
+        if not self.target_time:
+            histories = replace(histories, next_timestamps=None)
+        elif histories.next_timestamps is None:
+            raise DataError(
+                f"{self.name} has target_time, and the histories it is asked about do not tell when the target happens. Expected "
+                "prompt.target_time: true, with which the questions of validation and test do; or target_time: false."
+            )
+        return last_events(self._readable(histories), self.max_len, self.device_)
 
     def _readable(self, histories: Histories) -> Histories:
         known = self._warm[histories.items]  # [E]

@@ -64,12 +64,13 @@ class Opinions:
 
 
 def before_events(histories: Histories, at_once: int) -> Iterator[tuple[NDArray[np.int64], Histories]]:
-    """Yield events that have a past, so many at once, and the histories before each of them."""
+    """Yield events that have a past, so many at once, and the histories before each of them, which tell when they happened."""
     user = histories.owners  # [E]
     asked = np.flatnonzero(np.arange(len(user)) > histories.indptr[user])
     for start in range(0, len(asked), at_once):
         events = asked[start : start + at_once]
-        yield events, histories.spans(user[events], histories.indptr[user[events]], events)
+        before = histories.spans(user[events], histories.indptr[user[events]], events)
+        yield events, before.told(histories.timestamps[events])
 
 
 def teach(

@@ -37,6 +37,9 @@ class TrainingSettings:
     time_gaps
         Add to what is read of every event a learned vector of how long after the event before it happened, in classes that begin at
         powers of two of a second (like those of ATRank, Zhou et al. 2018), and one for ties. Worth most where the order among ties says nothing.
+    target_time
+        Add another such vector, of how long after the event the next one happened: the model is told when what it predicts happens. For
+        comparisons in which all systems are, with ``prompt.target_time: true``; nobody who serves users knows it.
     loss
         softmax: cross-entropy of all items. sampled: of ``negatives`` items drawn anew in each step, weighted to stand for all;
         for catalogues of tens of thousands of items. bce: as SASRec was published, for comparison.
@@ -92,6 +95,7 @@ class TrainingSettings:
     stride: int | None = None
     shuffle_ties: bool = False
     time_gaps: bool = False
+    target_time: bool = False
     loss: Literal["softmax", "sampled", "bce"] = "softmax"
     negatives: int | None = None
     temperature: float | None = 0.1

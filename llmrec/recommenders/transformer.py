@@ -101,8 +101,9 @@ class Encoder(SequenceModel):
         causal: bool,
         published: bool = False,
         time_gaps: bool = False,
+        target_time: bool = False,
     ) -> None:
-        super().__init__(n_items, extra, dim, temperature, time_gaps=time_gaps)
+        super().__init__(n_items, extra, dim, temperature, time_gaps=time_gaps, target_time=target_time)
         self.causal = causal
         self.scale = dim**0.5 if published else 1.0
         self.positions = nn.Embedding(positions, dim)

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from llmrec.data.histories import Histories
+from llmrec.data.time_features import gaps
 from llmrec.data.windows import Windows
 from llmrec.recommenders.sequence_model import Inputs, gap_classes
 
@@ -23,13 +26,13 @@ __all__ = ["Batch", "last_events", "training_batches"]
 
 @dataclass(frozen=True, eq=False)
 class Batch(Inputs):
-    """Windows [B, L + 1], and which of their events are to be learned."""
+    """Windows [B, L + 1], and which of their events are to be learned; what comes behind a window is not told."""
 
     is_target: Tensor  # [B, L + 1] bool
 
 
 def training_batches(
-    items: Tensor, gaps: Tensor, windows: Windows, batch_size: int, generator: torch.Generator
+    items: Tensor, classes: Tensor, windows: Windows, batch_size: int, generator: torch.Generator
 ) -> Iterator[Batch]:
     """Yield all windows in random order, in batches of windows of like length and of about as many targets each.
 
@@ -41,7 +44,7 @@ def training_batches(
     ----------
     items
         The events that ``windows`` points into [E], on the device of the model.
-    gaps
+    classes
         The class of the gap before each of them [E], on the same device.
     windows
         Where the events of each window lie; without a window there is no batch.
@@ -65,7 +68,7 @@ def training_batches(
         real, events_or_last = events < stop, events.clamp(max=len(items) - 1)
         yield Batch(
             items=torch.where(real, items[events_or_last], 0),
-            gaps=torch.where(real, gaps[events_or_last], 0),
+            gaps=F.pad(torch.where(real, classes[events_or_last], 0), (0, 1)),
             lengths=(stop - start)[:, 0],
             is_target=real & (events >= first_target),
         )
@@ -87,8 +90,19 @@ def last_events(histories: Histories, max_len: int, device: torch.device) -> Inp
     index = (indptr[1:] - lengths)[:, None] + torch.arange(width)  # [U, L]
     index = index.clamp(max=max(len(histories.items) - 1, 0))
     real = torch.arange(width) < lengths[:, None]
-    items, gaps = (
-        torch.where(real, torch.from_numpy(of_events).long()[index], 0).to(device)
-        for of_events in (histories.items, gap_classes(histories))
+    items, before = (
+        torch.where(real, torch.from_numpy(of_events).long()[index], 0)
+        for of_events in (histories.items, gap_classes(gaps(histories)))
     )
-    return Inputs(items, gaps, lengths.to(device))
+    classes = F.pad(before, (0, 1)).scatter(1, lengths[:, None], torch.from_numpy(_next(histories))[:, None])
+    return Inputs(items.to(device), classes.to(device), lengths.to(device))
+
+
+def _next(histories: Histories) -> NDArray[np.int64]:
+    """Return the class of the gap between each user's newest event and what is asked for [U]; 0 where that is not told."""
+    seconds = np.full(len(histories), np.nan)
+    if histories.next_timestamps is not None:
+        there = histories.lengths > 0
+        newest = histories.timestamps[histories.indptr[1:][there] - 1]
+        seconds[there] = histories.next_timestamps[there] - newest
+    return gap_classes(seconds)

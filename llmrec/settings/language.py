@@ -56,8 +56,8 @@ class Prompt(Section):
     max_events: int = Field(default=20, ge=1)
     """Longest history shown, in events; older events are not in the prompt. Cost grows with it."""
     target_time: bool = False
-    """Whether the template may say when the target happens. Other systems do not know that: an unfair advantage
-    that the report will point out."""
+    """Whether the questions of validation and test tell when their targets happen: the template may say it then, and sequence models with
+    target_time: true read it. All other systems do not know: an unfair advantage that the report will point out."""
 
     @property
     def time_styles(self) -> tuple[str, ...]:
