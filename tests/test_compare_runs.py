@@ -125,6 +125,16 @@ def test_systems_of_two_runs_are_trainings_of_one_or_told_apart(classic, tmp_pat
     assert found["metrics"] == ["hr@1", "mrr@5"]
 
 
+def test_a_comparison_says_which_of_its_systems_are_told_when_the_target_happens(classic, tmp_path, capsys):
+    untold = classic("untold")
+    told = classic("told", "prompt.target_time=true", "systems.sasrec.target_time=true")
+    output = tmp_path / "comparison"
+    side_by_side(untold, told, output=output, capsys=capsys)
+    assert "SASRec (told) is told when the next event happens." in (output / "report.md").read_text()
+    side_by_side(untold, output=output, capsys=capsys)
+    assert "No system is told when the next event happens." in (output / "report.md").read_text()
+
+
 def test_a_run_can_be_moved_and_compared_without_its_data(classic, config, tmp_path, csv_log, capsys):
     log = tmp_path / "log.csv"
     shutil.copy(csv_log / "log.csv", log)

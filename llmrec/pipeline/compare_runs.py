@@ -122,7 +122,11 @@ def compare_runs(
         run_name=f"Comparison of {sentence_list(names)}",
         created=today(),
         warnings=(*about_users, *notes, *warnings(lists)),
-        told_when=frozenset(e.lists.system for e in entries if e.own_name in told_when(e.run.config)),
+        told_when=frozenset(
+            e.lists.system
+            for e in entries
+            if e.origin == e.run.name and e.own_name in told_when(e.run.config)
+        ),
         sample_note="Those that all systems have lists for." if len(users) < len(first.split.test) else "",
         llm=tuple(llm_notes(e.run.config, e.own_name, name) for name, e in llms.items()),
         certified=certified,
