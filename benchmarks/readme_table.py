@@ -22,6 +22,7 @@ BEGIN, END = "<!-- results: benchmarks/readme_table.py -->", "<!-- end of result
 TABLES = (
     ("ml-100k-fusion", "MovieLens-100K, leave-one-out, ties in source order", "sasrec_svd"),
     ("ml-100k-fusion-shuffled", "the same, ties shuffled", "sasrec_svd"),
+    ("ml-100k-timed-shuffled", "the same, LLM and SASRec told the times", "sasrec_svd"),
     ("ml-100k-fusion-temporal", "MovieLens-100K, one cut in time for all", "sasrec_svd"),
     ("amazon-beauty-fusion", "Amazon Beauty, leave-one-out, ties in source order", "sasrec_content"),
     ("amazon-beauty-fusion-shuffled", "Amazon Beauty, leave-one-out, ties shuffled", "sasrec_content"),
