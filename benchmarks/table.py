@@ -119,7 +119,8 @@ def main() -> None:
         beside += ["--subject", arguments.subject]
     if arguments.baseline:
         beside += ["--baseline", arguments.baseline]
-        name += f"-beside-{arguments.baseline}"
+        # A system of one variant is called "sasrec (runs-name)".
+        name += "-beside-" + re.sub(r"[^\w.-]+", "-", arguments.baseline).strip("-")
     llmrec("compare", *runs, *arguments.more, "--output", f"runs/{name}", *beside)
     command = [a for a in sys.argv[1:] if a not in ("--made-on", arguments.made_on)]
     made = {"command": shlex.join(["python", "benchmarks/table.py", *command])}
