@@ -22,7 +22,7 @@ class History:
     user_id: str
     items: NDArray[np.int32]  # [L] catalogue indices
     timestamps: NDArray[np.int64]  # [L] seconds since 1970, UTC
-    next_timestamp: int | None = None  # when what is asked for happens, if that is told
+    next_timestamp: int | None = None  # when what is asked for happens, if told
 
     def __len__(self) -> int:
         return len(self.items)
@@ -36,9 +36,7 @@ class Histories(Sequence[History]):
     indptr: NDArray[np.int64]  # [U + 1]
     items: NDArray[np.int32]  # [E] catalogue indices
     timestamps: NDArray[np.int64]  # [E] seconds since 1970, UTC
-    next_timestamps: NDArray[np.int64] | None = (
-        None  # [U] when what each user is asked for happens, if that is told
-    )
+    next_timestamps: NDArray[np.int64] | None = None  # [U] when what is asked for happens, if told
 
     @classmethod
     def from_list(cls, histories: Sequence[History]) -> Histories:

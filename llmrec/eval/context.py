@@ -110,9 +110,7 @@ class ReportContext:
     run_name: str = "llmrec run"
     created: str = ""  # date of the run, in words
     warnings: tuple[str, ...] = ()  # sentences a reader must see before the numbers
-    told_when: frozenset[str] | None = (
-        None  # systems that are told when the next event happens; None where that is not known
-    )
+    told_when: frozenset[str] | None = None  # systems told when the next event happens; None: not known
     sample_note: str = ""  # a sentence: how a sample of the users was drawn, with the seed
     all_users: Comparison | None = None  # systems that recommended to *all* test users, where the main
     # comparison is on a sample
