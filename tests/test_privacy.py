@@ -36,8 +36,10 @@ def test_no_prompt_and_no_training_document_names_its_user(template, tokenizer):
     for style in TIME_STYLES:
         verbalizer = Verbalizer(found, tokenizer, catalog, identifiers.token_ids, time=style, max_events=8)
         for user in USERS:
-            history = History(user, np.arange(10, dtype=np.int32), np.arange(10, dtype=np.int64) * 90_000)
-            for ids in (verbalizer.prompt(history, 10**7), verbalizer.document(history).token_ids):
+            history = History(
+                user, np.arange(10, dtype=np.int32), np.arange(10, dtype=np.int64) * 90_000, 10**7
+            )
+            for ids in (verbalizer.prompt(history), verbalizer.document(history).token_ids):
                 text = tokenizer.decode(ids)
                 assert "Title number 9" in text
                 for part in (user, *re.split(r"[@.-]", user)[:2]):
