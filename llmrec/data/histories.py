@@ -98,6 +98,12 @@ class Histories(Sequence[History]):
         return np.diff(self.indptr)
 
     @property
+    def newest_timestamps(self) -> NDArray[np.int64]:
+        """The time of the newest event of every user who has any, one for each of these."""
+        newest: NDArray[np.int64] = self.timestamps[self.indptr[1:][self.lengths > 0] - 1]
+        return newest
+
+    @property
     def owners(self) -> NDArray[np.int64]:
         """The user's row of each event [E]."""
         return np.repeat(np.arange(len(self)), self.lengths)

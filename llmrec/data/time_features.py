@@ -171,8 +171,7 @@ def moments_of(holdout: Holdout, *, target_time: bool = False) -> NDArray[np.int
             f"User {user!r} has no events, so there is no newest one to take the time of. Expected at least one event of each "
             "user, or moments of your own."
         )
-    newest: NDArray[np.int64] = histories.timestamps[histories.indptr[1:] - 1]
-    return newest
+    return histories.newest_timestamps
 
 
 def candidate_time_features(

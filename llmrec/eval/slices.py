@@ -127,7 +127,7 @@ def _by_gap(holdout: Holdout) -> tuple[NDArray[np.integer], list[str]]:
     """Group by whole bands of time; what the data cannot tell apart, such as times of one day, is called so."""
     histories, later = holdout.histories, holdout.target_timestamps
     known = histories.lengths > 0
-    last = histories.timestamps[histories.indptr[1:][known] - 1]
+    last = histories.newest_timestamps
     unit = _UNITS[time_resolution(np.concatenate([last, later]))]
     labels = [f"The same {unit}", *_GAPS, "Longer", "No history"]
     group = np.full(len(holdout), len(labels) - 1)

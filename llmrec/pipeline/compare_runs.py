@@ -115,6 +115,7 @@ def compare_runs(
         labels=labels,
         slices=user_slices(holdout, train_counts(first.split.train, len(first.catalog))),
     )
+    told = {run.name: told_when(run.config) for run in read}
     trainings = first_trainings(lists)
     certified, free = search_notes(lists)
     names = [*(run.name for run in read), *(name or path.stem for name, path in made_elsewhere)]
@@ -123,9 +124,7 @@ def compare_runs(
         created=today(),
         warnings=(*about_users, *notes, *warnings(lists)),
         told_when=frozenset(
-            e.lists.system
-            for e in entries
-            if e.origin == e.run.name and e.own_name in told_when(e.run.config)
+            e.lists.system for e in entries if e.origin == e.run.name and e.own_name in told[e.run.name]
         ),
         sample_note="Those that all systems have lists for." if len(users) < len(first.split.test) else "",
         llm=tuple(llm_notes(e.run.config, e.own_name, name) for name, e in llms.items()),

@@ -116,9 +116,8 @@ class CandidateFeatures:
     def _in_time(
         self, histories: Histories, users: NDArray[np.int64], items: NDArray[np.int64]
     ) -> tuple[tuple[str, ...], NDArray[np.float32]]:
-        there = histories.lengths > 0
         moments = np.full(len(histories), self._times.end, dtype=np.int64)
-        moments[there] = histories.timestamps[histories.indptr[1:][there] - 1]
+        moments[histories.lengths > 0] = histories.newest_timestamps
         place = np.arange(len(users)) - np.searchsorted(users, users)
         table = np.full((len(histories), int(place.max(initial=-1)) + 1), -1, dtype=np.int64)
         table[users, place] = items

@@ -78,9 +78,7 @@ class Trend(ScoringRecommender):
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return the scores [U, N]."""
         moments = np.full(len(histories), self._end)
-        there = histories.lengths > 0
-        newest = histories.timestamps[histories.indptr[1:][there] - 1]
-        moments[there] = np.clip(newest, self._from, self._end)
+        moments[histories.lengths > 0] = np.clip(histories.newest_timestamps, self._from, self._end)
         if self.half_life_days is not None:
             return self._decayed(moments, self.half_life_days * SECONDS_PER_DAY)
         return self._windowed(moments)

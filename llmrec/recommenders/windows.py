@@ -103,6 +103,5 @@ def _next(histories: Histories) -> NDArray[np.int64]:
     seconds = np.full(len(histories), np.nan)
     if histories.next_timestamps is not None:
         there = histories.lengths > 0
-        newest = histories.timestamps[histories.indptr[1:][there] - 1]
-        seconds[there] = histories.next_timestamps[there] - newest
+        seconds[there] = histories.next_timestamps[there] - histories.newest_timestamps
     return gap_classes(seconds)
