@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -21,3 +22,15 @@ def llmrec(*arguments, code=0, capsys=None):
     printed = capsys.readouterr() if capsys else None
     assert (stop.value.code or 0) == code, printed
     return printed
+
+
+def foretold(path, capsys):
+    """Return what a dry run says of each system."""
+    printed = llmrec("run", path, "--dry-run", capsys=capsys).out
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:4]] for line in printed.splitlines()]
+    said, name = {}, ""
+    for row in rows:
+        if len(row) == 3:
+            name = row[0].removeprefix("recommend ") or name  # a long cell goes on in the next line
+            said[name] = f"{said[name]} {row[1]}" if name in said else row[1]
+    return said

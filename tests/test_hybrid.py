@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline_cases import llmrec
+from pipeline_cases import foretold, llmrec
 from sklearn.preprocessing import normalize
 
 from llmrec.config import System
@@ -247,7 +247,7 @@ def test_a_run_keeps_the_chosen_weights_and_notices_another_language_model(confi
         },
         evaluation={"users": 10, "k": 5, "cutoffs": [1, 5], "baseline": "popularity"},
     )
-    assert "fit of 2 parts" in llmrec("run", path, "--dry-run", capsys=capsys).out
+    assert foretold(path, capsys)["mix"] == "ease: fit; text: fit"
     llmrec("run", path, capsys=capsys)
     meta = read_meta(tmp_path / "run" / "recommendations" / "mix.parquet")
     assert set(meta["chosen"]["weights"]) == {"text", "ease"}

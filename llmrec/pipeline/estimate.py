@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Set
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from llmrec.pipeline.parts import (
     sample_rows,
 )
 from llmrec.progress import clock, console, say
+from llmrec.recommenders.guided import Guided
 from llmrec.recommenders.llm_scores import LanguageModel, LanguageModelScores
 from llmrec.recommenders.parts import MadeOfParts
 from llmrec.recommenders.registry import build_recommender
@@ -35,9 +38,18 @@ from llmrec.settings import Distillation
 __all__ = ["estimate"]
 
 Row = tuple[str, str, float, str]  # stage, work, seconds, what was measured
+Asked = tuple[str, int]  # "valid" or "test", and the row of the user
 
 _ASKED = 256  # users whose scores tell how long a teacher takes for an event
 _STEPS = 3  # the first is slower than the rest (memory is laid out), so it is not counted
+
+
+@dataclass
+class Done:
+    """What the systems before have done, and is not done again."""
+
+    trainings: set[str] = field(default_factory=set)
+    scored: set[tuple[str | None, Asked]] = field(default_factory=set)  # by which normalisation, and who
 
 
 def estimate(config: RunConfig) -> None:
@@ -47,12 +59,12 @@ def estimate(config: RunConfig) -> None:
     interactions, catalog = data.interactions, data.catalog
     split = make_split(config, interactions, catalog)
     rows: list[Row] = []
-    trained: set[str] = set()
+    done = Done()
     for name in config.systems:
         if name in {*config.llm_systems, *config.language_systems[:1]}:
             rows += _language_model(config, name, split, catalog)
         if name not in config.llm_systems:
-            rows += _other(config, name, split, catalog, trained)
+            rows += _other(config, name, split, catalog, done)
     table = Table("stage", "work", "estimated time", "measured on")
     for stage, work, seconds, measured in rows:
         table.add_row(stage, work, clock(seconds), measured)
@@ -131,7 +143,7 @@ def _language_model(config: RunConfig, name: str, split: Split, catalog: Catalog
     return [*rows, *lists]
 
 
-def _other(config: RunConfig, name: str, split: Split, catalog: Catalog, trained: set[str]) -> list[Row]:
+def _other(config: RunConfig, name: str, split: Split, catalog: Catalog, done: Done) -> list[Row]:
     seeds = config.systems[name].seeds
     language_model = None
     if config.has_language_model(name):
@@ -139,7 +151,8 @@ def _other(config: RunConfig, name: str, split: Split, catalog: Catalog, trained
     recommender = build_recommender(
         name, config.systems[name], seed=config.seed, catalog=catalog, language_model=language_model
     )
-    work, seconds, measured = _fit(recommender, split, len(sample_rows(config, split)), trained)
+    users = {("test", row) for row in sample_rows(config, split).tolist()}
+    work, seconds, measured = _fit(recommender, split, users, done)
     times = f"{seeds} times {work}" if seeds > 1 else work
     rows: list[Row] = [(f"recommend {name}", times, seconds * seeds, measured)]
     return [*rows, _teach(name, recommender, split)] if name == config.teacher else rows
@@ -183,30 +196,39 @@ def _any_vectors(catalog: Catalog) -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((len(catalog), 64)).astype(np.float32)
 
 
-def _fit(recommender: Any, split: Split, users: int, trained: set[str]) -> tuple[str, float, str]:
+def _fit(recommender: Any, split: Split, asked: Set[Asked], done: Done) -> tuple[str, float, str]:
     """Return what there is to fit, the estimated seconds, and what was measured.
 
     Parameters
     ----------
-    users
-        Users who are asked about: of the test, and where something is chosen of the validation too.
-    trained
-        Trainings that are done by then; gains this one.
+    asked
+        Who is asked about. Only a language model's time for them counts here.
+    done
+        Gains what this system does.
     """
     if isinstance(recommender, MadeOfParts):
-        asked = users + len(recommender.sample(split.valid))  # at most
-        parts = [_fit(part, split, asked, trained) for part in recommender.parts_.values()]
-        return f"fit of {len(parts)} parts", sum(seconds for _, seconds, _ in parts), "each by itself"
+        # At most: an adjusted system asks about fewer of them, and one whose weights are given about none.
+        rows = split.valid.sample_rows(recommender.validation_users, recommender.seed)
+        asked = asked | {("valid", row) for row in rows.tolist()}
+        if isinstance(recommender, Guided):
+            return _guided(recommender, split, [which for which, _ in asked], done)
+        parts = {name: _fit(part, split, asked, done) for name, part in recommender.parts_.items()}
+        work = "; ".join(f"{name}: {what}" for name, (what, _, _) in parts.items())
+        return work, sum(seconds for _, seconds, _ in parts.values()), "each by itself"
     if isinstance(recommender, LanguageModelScores):
         recommender.fit(split)
+        new = {(recommender.normalisation, who) for who in asked} - done.scored
+        if not new:
+            return "scored before", 0.0, "nothing"
+        done.scored |= new
         few = split.test.histories[: recommender.batch_size]
         started = time.monotonic()
         recommender.score(few)
-        return f"scores for {users:,} users", (time.monotonic() - started) / len(few) * users, "a batch"
+        return f"scores for {len(new):,} users", (time.monotonic() - started) / len(few) * len(new), "a batch"
     if isinstance(recommender, SequentialRecommender):
-        if recommender.training_id(split) in trained:
+        if recommender.training_id(split) in done.trainings:
             return "trained before", 0.0, "nothing"
-        trained.add(recommender.training_id(split))
+        done.trainings.add(recommender.training_id(split))
     most = getattr(recommender, "max_epochs", None)
     if most is not None:
         recommender.max_epochs = 2
@@ -216,3 +238,16 @@ def _fit(recommender: Any, split: Split, users: int, trained: set[str]) -> tuple
     if most is None:
         return "fit", seconds, "the whole fit"
     return f"at most {most:,} epochs", seconds / 2 * most, "2 epochs"
+
+
+def _guided(system: Guided, split: Split, asked: list[str], done: Done) -> tuple[str, float, str]:
+    """Estimate a guided search, which is done anew for every user and weight; ``asked`` is "valid" or "test" for each."""
+    what, seconds, _ = _fit(system.guide, split, set(), done)
+    system.model.fit(split)
+    few = split.test.histories[: system.model.batch_size]
+    started = time.monotonic()
+    # What it is steered by makes no difference to the time.
+    system.llm.recommend_guided(few, 10, np.zeros((len(few), split.n_items)), 1.0)
+    per_user = (time.monotonic() - started) / len(few)
+    searches = asked.count("test") + system.searches * asked.count("valid")
+    return f"{what}; {searches:,} searches", seconds + per_user * searches, "each by itself"

@@ -53,6 +53,8 @@ class Guided(MadeOfParts):
 
     Attributes
     ----------
+    model, guide
+        The parts: the language model and what steers it.
     weight_
         The weight that is used.
     chosen_
@@ -85,8 +87,8 @@ class Guided(MadeOfParts):
         self.weight, self.weight_ = weight, 0.0
         self.chosen_: dict[str, Any] = {}
         models = [p for p in self.parts_.values() if isinstance(p, LanguageModelScores)]
-        (self._model,) = models
-        (self._guide,) = (p for p in self.parts_.values() if p is not self._model)
+        (self.model,) = models
+        (self.guide,) = (p for p in self.parts_.values() if p is not self.model)
 
     @classmethod
     def option_problems(cls, options: Mapping[str, Any], where: str) -> list[str]:
@@ -111,9 +113,14 @@ class Guided(MadeOfParts):
         return problems
 
     @property
+    def searches(self) -> int:
+        """Searches for each validation user: one for each weight to choose among."""
+        return len(_WEIGHTS) if self.weight is None else 0
+
+    @property
     def llm(self) -> LLMRecommender:
         """The language model."""
-        return self._model.llm_
+        return self.model.llm_
 
     def fit(self, split: Split) -> None:
         """Open the language model, fit the other part, and choose the weight if none is given."""
@@ -142,7 +149,7 @@ class Guided(MadeOfParts):
 
     def score(self, histories: Histories) -> NDArray[np.float64]:
         """Return the sum of both opinions on every item [U, N], exactly; ``recommend`` finds its best without it."""
-        scores = self._model.score(histories)
+        scores = self.model.score(histories)
         if self.weight_:
             scores = scores + self.weight_ * self._opinions(histories)
         return scores
@@ -161,7 +168,7 @@ class Guided(MadeOfParts):
     def _opinions(self, histories: Histories) -> NDArray[np.float64]:
         """Return the other part's log-probability of every item [U, N]."""
         opinions: NDArray[np.float64] = log_softmax(
-            np.asarray(self._guide.score(histories), dtype=np.float64), axis=1
+            np.asarray(self.guide.score(histories), dtype=np.float64), axis=1
         )
         return opinions
 
