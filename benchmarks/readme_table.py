@@ -1,9 +1,9 @@
-"""The table of results in the README, from the files in docs/results.
+"""The tables of results in the README, from the files in docs/results.
 
     python benchmarks/readme_table.py            # writes it anew between its two marks
     python benchmarks/readme_table.py --check    # fails if the README has another one
 
-Each column is a table of docs/results, with what made it and where below. Losses and wins alike.
+Each row is a table of docs/results, with what made it and where below. Losses and wins alike.
 """
 
 from __future__ import annotations
@@ -20,15 +20,29 @@ BEGIN, END = "<!-- results: benchmarks/readme_table.py -->", "<!-- end of result
 
 # The file, what it is of, and the fusion without a language model there.
 TABLES = (
-    ("ml-100k-fusion", "MovieLens-100K, leave-one-out, ties in source order", "sasrec_svd"),
-    ("ml-100k-fusion-shuffled", "the same, ties shuffled", "sasrec_svd"),
-    ("ml-100k-timed-shuffled", "the same, LLM and SASRec told the times", "sasrec_svd"),
-    ("ml-100k-fusion-temporal", "MovieLens-100K, one cut in time for all", "sasrec_svd"),
-    ("amazon-beauty-fusion", "Amazon Beauty, leave-one-out, ties in source order", "sasrec_content"),
-    ("amazon-beauty-fusion-shuffled", "Amazon Beauty, leave-one-out, ties shuffled", "sasrec_content"),
-    ("amazon-beauty-cold", "Amazon Beauty, one cut in time for all", "sasrec_content"),
+    ("ml-100k-fusion", "MovieLens-100K, ties in source order", "sasrec_svd"),
+    ("ml-100k-fusion-shuffled", "MovieLens-100K, ties shuffled", "sasrec_svd"),
+    (
+        "ml-100k-timed-shuffled",
+        "MovieLens-100K, ties shuffled, both told the times",
+        "sasrec_svd",
+    ),
+    ("ml-100k-fusion-temporal", "MovieLens-100K, one cut in time", "sasrec_svd"),
+    ("amazon-beauty-fusion", "Amazon Beauty, ties in source order", "sasrec_content"),
+    ("amazon-beauty-fusion-shuffled", "Amazon Beauty, ties shuffled", "sasrec_content"),
+    ("amazon-beauty-cold", "Amazon Beauty, one cut in time", "sasrec_content"),
 )
-COLLABORATIVE = ("sasrec", "svd", "ease", "itemknn", "popularity")
+WITHOUT = "SASRec and SVD (Beauty: titles)"
+# Whose best rate among users with a new target is shown.
+NEW = (
+    ("LLM", ("llm",)),
+    ("LLM, adjusted for histories with new items", ("llm_adjusted",)),
+    ("the best that knows events only", ("sasrec", "svd", "ease", "itemknn", "popularity")),
+    ("titles (TF-IDF)", ("content",)),
+    ("titles, adjusted alike", ("content_adjusted",)),
+    ("the best fusion with the LLM", ("fused", "all_three", "llm_content")),
+)
+FEW = 10  # users among whom a rate says nothing
 METRIC = "ndcg@10"
 
 
@@ -47,29 +61,30 @@ def cell(system: dict[str, Any] | None) -> str:
     return digits(system["means"][METRIC]) + spread
 
 
-def against(system: dict[str, Any] | None) -> str:
-    """Return a system's difference from the baseline of its file, with the interval and the corrected p-value."""
-    if system is None or METRIC not in system.get("differences", {}):
+def against(systems: dict[str, Any], name: str) -> str:
+    """Return a system's difference from the baseline of its file, in bold where it is shown after the correction."""
+    if METRIC not in systems.get(name, {}).get("differences", {}):
         return ""
-    it = system["differences"][METRIC]
-    p, corrected = (
-        "< .001" if it[name] < 0.001 else "= " + f"{it[name]:.3f}".replace("0.", ".", 1)
-        for name in ("p", "p_holm")
-    )
-    return f"{it['relative']:+.1%} ({digits(it['low'], True)} to {digits(it['high'], True)}; p {p}, corrected {corrected})"
+    it = systems[name]["differences"][METRIC]
+    corrected = it["p_holm"]
+    p = "p < .001" if corrected < 0.001 else f"p = {corrected:.3f}".replace("0.", ".", 1)
+    relative = f"{it['relative']:+.1%}"
+    relative = f"**{relative}**" if corrected < 0.05 else relative
+    return f"{relative} ({digits(it['low'], True)} to {digits(it['high'], True)}, {p})"
 
 
-def new_items(found: dict[str, Any], systems: tuple[str, ...]) -> str:
-    """Return the best HR@10 of some systems among users whose target has no training event, and how many users that is."""
-    for group in found["slices"]:
-        if group["label"].startswith("Cold:"):
-            rates = [group["others"]["hr@10"][s] for s in systems if s in group["others"]["hr@10"]]
-            return f"{digits(max(rates))} ({group['users']:,} users)" if rates else ""
-    return "none asked"
+def new_items(found: dict[str, Any]) -> list[str]:
+    """Return how many users have a target without a training event, and the HR@10 of systems among them, the best of each group."""
+    groups = [group for group in found["slices"] if group["label"].startswith("Cold:")]
+    if not groups or groups[0]["users"] < FEW:
+        return []
+    rates = groups[0]["others"]["hr@10"]
+    best = [[rates[s] for s in systems if s in rates] for _, systems in NEW]
+    return [f"{groups[0]['users']:,}", *(digits(max(some)) if some else "" for some in best)]
 
 
-def column(name: str, about: str, without: str) -> tuple[list[str], str]:
-    """Return the cells of a table of docs/results, and what made it."""
+def rows(name: str, about: str, without: str) -> tuple[list[str], list[str], list[str], str]:
+    """Return a row of each table, and what made it; the last table has no row (empty) where hardly a target is new."""
     path = ROOT / "docs" / "results" / f"{name}.json"
     found = json.loads(path.read_text(encoding="utf-8"))
     systems = found["systems"]
@@ -78,60 +93,64 @@ def column(name: str, about: str, without: str) -> tuple[list[str], str]:
         file = path.with_name(f"{name}-beside-{baseline}.json")
         return json.loads(file.read_text(encoding="utf-8"))["systems"] if file.is_file() else {}
 
-    seeds = len(systems["llm"]["seeds"])
-    cells = [
-        f"[{about}](docs/results/{name}.md)",
-        f"{found['users']:,}, {seeds} of each",
-        *(cell(systems.get(s)) for s in ("llm", "sasrec", "fused", "two_sasrecs", without, "all_three")),
-        against(systems["llm"]),
-        against(systems.get("fused")),
-        against(beside("two_sasrecs").get("fused")),
-        against(beside(without).get("fused")),
-        against(beside(without).get("all_three")),
-        *(
-            new_items(found, it)
-            for it in (
-                ("llm",),
-                ("llm_adjusted",),
-                COLLABORATIVE,
-                ("content",),
-                ("content_adjusted",),
-                ("fused", "all_three", "llm_content"),
-            )
-        ),
+    here = f"[{about}](docs/results/{name}.md)"
+    asked = f"{found['users']:,}, {len(systems['llm']['seeds'])}"
+    means = [cell(systems.get(s)) for s in ("llm", "sasrec", "fused", "two_sasrecs", without, "all_three")]
+    differences = [
+        against(systems, "llm"),
+        against(systems, "fused"),
+        against(beside("two_sasrecs"), "fused"),
+        against(beside(without), "fused"),
+        against(beside(without), "all_three"),
     ]
+    new = new_items(found)
     made = found.get("made on") or f"{found['machine']}, commit {found['commit']}"
-    return cells, f"* {about}: `{found['command']}`; {made}."
+    return (
+        [here, asked, *means],
+        [about, *differences],
+        [about, *new] if new else [],
+        f"* {about}: `{found['command']}`; {made}.",
+    )
+
+
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    """Return a table."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def table() -> str:
     """Return the Markdown."""
-    found = [column(*it) for it in TABLES if (ROOT / "docs" / "results" / f"{it[0]}.json").is_file()]
-    head = [
+    found = [rows(*it) for it in TABLES if (ROOT / "docs" / "results" / f"{it[0]}.json").is_file()]
+    means = [
         "NDCG@10",
         "users, trainings",
         "LLM",
         "SASRec",
-        "LLM and SASRec fused",
-        "two SASRecs fused",
-        "SASRec fused with SVD, or with TF-IDF of titles on Beauty",
-        "that and the LLM",
+        "LLM and SASRec",
+        "two SASRecs",
+        WITHOUT,
+        "these two and the LLM",
+    ]
+    differences = [
+        "difference",
         "LLM beside SASRec",
         "LLM and SASRec beside SASRec",
         "LLM and SASRec beside two SASRecs",
-        "LLM and SASRec beside the fusion without it",
-        "that fusion with the LLM beside the same without",
-        "HR@10 where the target is new: LLM",
-        "LLM, adjusted for histories with new items",
-        "the best that knows events only",
-        "TF-IDF of titles",
-        "TF-IDF of titles, adjusted alike",
-        "the best fusion with the LLM",
+        "LLM and SASRec beside SASRec and SVD (Beauty: titles)",
+        "all three beside the two without the LLM",
     ]
-    rows = [list(row) for row in zip(head, *(cells for cells, _ in found), strict=True)]
-    rows.insert(1, ["---"] * len(rows[0]))
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", *(made for _, made in found)])
+    new = ["HR@10 where the target is new", "such users", *(about for about, _ in NEW)]
+    return "\n\n".join(
+        [
+            markdown(means, [it[0] for it in found]),
+            markdown(differences, [it[1] for it in found]),
+            markdown(new, [it[2] for it in found if it[2]]),
+            "<details>\n<summary>The command of each, on what and at which commit it was run</summary>",
+            "\n".join(it[3] for it in found),
+            "</details>",
+        ]
+    )
 
 
 def main() -> None:
