@@ -43,3 +43,32 @@ def test_the_table_of_results_in_the_readme_is_that_of_the_kept_files():
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def _prose(path):
+    return re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def _anchors(path):
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", _prose(path), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = [
+        *ROOT.glob("*.md"),
+        *(p for d in ("docs", "eval", "finetune", "prompts") for p in ROOT.glob(f"{d}/**/*.md")),
+    ]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)\s]+)\)", _prose(page))
+        if not link.startswith(("http:", "https:"))
+    ]
+    assert len(links) > 50
+    for page, link in links:
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in _anchors(target), f"{page.name}: {link}"
