@@ -412,5 +412,5 @@ def test_shipped_configs_are_valid():
     for path in ablations:
         content = yaml.safe_load(path.read_text())
         for own in [content.get("source", []), *content["variants"].values()]:
-            settings = [s.replace("{source}", "runs/source") for s in [*content["set"], *own]]
+            settings = [s.replace("{source}", "runs/source") for s in [*content.get("set", []), *own]]
             load_config(root / content["suite"], settings)
