@@ -22,11 +22,7 @@ BEGIN, END = "<!-- results: benchmarks/readme_table.py -->", "<!-- end of result
 TABLES = (
     ("ml-100k-fusion", "MovieLens-100K, ties in source order", "sasrec_svd"),
     ("ml-100k-fusion-shuffled", "MovieLens-100K, ties shuffled", "sasrec_svd"),
-    (
-        "ml-100k-timed-shuffled",
-        "MovieLens-100K, ties shuffled, both told the times",
-        "sasrec_svd",
-    ),
+    ("ml-100k-timed-shuffled", "MovieLens-100K, ties shuffled, both told the times", "sasrec_svd"),
     ("ml-100k-fusion-temporal", "MovieLens-100K, one cut in time", "sasrec_svd"),
     ("amazon-beauty-fusion", "Amazon Beauty, ties in source order", "sasrec_content"),
     ("amazon-beauty-fusion-shuffled", "Amazon Beauty, ties shuffled", "sasrec_content"),
@@ -137,7 +133,7 @@ def table() -> str:
         "LLM beside SASRec",
         "LLM and SASRec beside SASRec",
         "LLM and SASRec beside two SASRecs",
-        "LLM and SASRec beside SASRec and SVD (Beauty: titles)",
+        f"LLM and SASRec beside {WITHOUT}",
         "all three beside the two without the LLM",
     ]
     new = ["HR@10 where the target is new", "such users", *(about for about, _ in NEW)]

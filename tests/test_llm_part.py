@@ -63,7 +63,7 @@ def lists_of(run, name):
 
 def test_from_config_to_report(config, tmp_path, work, capsys):
     path, run = config(systems=SYSTEMS), tmp_path / "run"
-    llmrec("run", path, "--dry-run", capsys=capsys)
+    assert sum("; " in work for work in foretold(path, capsys).values()) == 3  # of two parts
     assert not (run / "adapter").exists()
     work.update(epochs=0, users=0)
     llmrec("run", path, capsys=capsys)

@@ -38,7 +38,7 @@ from llmrec.settings import Distillation
 __all__ = ["estimate"]
 
 Row = tuple[str, str, float, str]  # stage, work, seconds, what was measured
-Asked = tuple[str, int]  # "valid" or "test", and the row of the user
+Asked = tuple[str, str]  # "valid" or "test", and the user
 
 _ASKED = 256  # users whose scores tell how long a teacher takes for an event
 _STEPS = 3  # the first is slower than the rest (memory is laid out), so it is not counted
@@ -151,8 +151,8 @@ def _other(config: RunConfig, name: str, split: Split, catalog: Catalog, done: D
     recommender = build_recommender(
         name, config.systems[name], seed=config.seed, catalog=catalog, language_model=language_model
     )
-    users = {("test", row) for row in sample_rows(config, split).tolist()}
-    work, seconds, measured = _fit(recommender, split, users, done)
+    users = split.test.select(sample_rows(config, split)).histories.user_ids
+    work, seconds, measured = _fit(recommender, split, {("test", user) for user in users}, done)
     times = f"{seeds} times {work}" if seeds > 1 else work
     rows: list[Row] = [(f"recommend {name}", times, seconds * seeds, measured)]
     return [*rows, _teach(name, recommender, split)] if name == config.teacher else rows
@@ -208,10 +208,10 @@ def _fit(recommender: Any, split: Split, asked: Set[Asked], done: Done) -> tuple
     """
     if isinstance(recommender, MadeOfParts):
         # At most: an adjusted system asks about fewer of them, and one whose weights are given about none.
-        rows = split.valid.sample_rows(recommender.validation_users, recommender.seed)
-        asked = asked | {("valid", row) for row in rows.tolist()}
+        users = recommender.sample(split.valid).histories.user_ids
+        asked = asked | {("valid", user) for user in users}
         if isinstance(recommender, Guided):
-            return _guided(recommender, split, [which for which, _ in asked], done)
+            return _guided(recommender, split, asked, done)
         parts = {name: _fit(part, split, asked, done) for name, part in recommender.parts_.items()}
         work = "; ".join(f"{name}: {what}" for name, (what, _, _) in parts.items())
         return work, sum(seconds for _, seconds, _ in parts.values()), "each by itself"
@@ -240,8 +240,8 @@ def _fit(recommender: Any, split: Split, asked: Set[Asked], done: Done) -> tuple
     return f"at most {most:,} epochs", seconds / 2 * most, "2 epochs"
 
 
-def _guided(system: Guided, split: Split, asked: list[str], done: Done) -> tuple[str, float, str]:
-    """Estimate a guided search, which is done anew for every user and weight; ``asked`` is "valid" or "test" for each."""
+def _guided(system: Guided, split: Split, asked: Set[Asked], done: Done) -> tuple[str, float, str]:
+    """Estimate a guided search, which is done anew for every user and weight."""
     what, seconds, _ = _fit(system.guide, split, set(), done)
     system.model.fit(split)
     few = split.test.histories[: system.model.batch_size]
@@ -249,5 +249,5 @@ def _guided(system: Guided, split: Split, asked: list[str], done: Done) -> tuple
     # What it is steered by makes no difference to the time.
     system.llm.recommend_guided(few, 10, np.zeros((len(few), split.n_items)), 1.0)
     per_user = (time.monotonic() - started) / len(few)
-    searches = asked.count("test") + system.searches * asked.count("valid")
+    searches = sum(system.searches if which == "valid" else 1 for which, _ in asked)
     return f"{what}; {searches:,} searches", seconds + per_user * searches, "each by itself"
