@@ -1,7 +1,7 @@
 """Fine-tune a language model on histories: on one device, or on many under ``accelerate launch``.
 
     python finetune/finetune.py finetune/ml-100k-cpu.yaml
-    accelerate launch --config_file finetune/ddp.yaml finetune/finetune.py RECIPE
+    accelerate launch --config_file finetune/accelerate/ddp.yaml finetune/finetune.py RECIPE
     python finetune/finetune.py RECIPE --set finetune.epochs=2 --set output=runs/other
 
 A recipe is a run's config: the same file gives the report with ``llmrec run RECIPE`` afterwards. A killed training goes on

@@ -86,7 +86,7 @@ def compare(
         str | None, typer.Option(help="For example ndcg@10,hr@10; the first decides who wins.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Draws the resampling and the users shown; 0 if left out.")
+        int | None, typer.Option(min=0, help="Draws the resampling and the users shown; 0 if left out.")
     ] = None,
     common_users: Annotated[
         bool, typer.Option("--common-users", help="Compare on the users that all systems have lists for.")

@@ -23,10 +23,12 @@ from llmrec.settings import (
     Tuning,
 )
 
-__all__ = ["LLM", "RunConfig", "System"]
+__all__ = ["GUIDED", "LLM", "RunConfig", "System"]
 
 LLM = "llm"
 """The kind of system that the sections prompt, identifiers, model, finetune and decoding configure."""
+GUIDED = "guided"
+"""The kind of system that steers the language model's search, as the section decoding configures it."""
 
 
 class System(BaseModel):
@@ -87,7 +89,9 @@ class RunConfig(Section):
     model: LanguageModel = LanguageModel()
     finetune: Finetune = Finetune()
     decoding: Decoding = Decoding()
-    systems: dict[str, System] = Field(default_factory=lambda: {"llm": System(), "popularity": System()})
+    systems: dict[str, System] = Field(
+        default_factory=lambda: {"llm": System(), "sasrec": System(), "popularity": System()}
+    )
     """The systems under comparison, by name."""
     evaluation: EvaluationSettings = EvaluationSettings()
     tuning: Tuning = Tuning()
@@ -105,6 +109,11 @@ class RunConfig(Section):
             "another name"
             for name in self.systems
             if re.search(r"\.seed\d+$", name)
+        ]
+        problems += [
+            f"systems.{name or repr(name)}: its lists are a file of that name; expected one without a slash that begins with none of .~-"
+            for name in self.systems
+            if not name or name[0] in ".~-" or "/" in name or "\\" in name
         ]
         problems += self._decoding_problems()
         if not self.prompt.target_time:
@@ -228,6 +237,11 @@ class RunConfig(Section):
         return [name for name, system in self.systems.items() if system.kind_as(name) == LLM]
 
     @property
+    def served_system(self) -> str | None:
+        """The language-model system whose lists are for others than the run's report: the first that is kept inside the catalogue."""
+        return min(self.llm_systems, key=lambda name: self.decoding_for(name).search == "free", default=None)
+
+    @property
     def told_when(self) -> list[str]:
         """Names of the systems, the language model aside, of which any part is told when the target happens."""
         return [
@@ -253,12 +267,12 @@ class RunConfig(Section):
     def decoding_for(self, system: str) -> Decoding:
         """Return the section decoding with what one language-model system sets otherwise.
 
-        A system that has the language model as a part has all items scored by it, in torch.
+        A system that has the language model as a part has all items scored by it, in torch; a guided one has its beam search.
         """
         if system not in self.llm_systems:
-            return self.decoding.model_copy(
-                update={"search": "exact", "backend": "torch", "until_certified": False}
-            )
+            guided = self.systems[system].kind_as(system) == GUIDED
+            inside = {"search": "beam"} if guided else {"search": "exact", "until_certified": False}
+            return self.decoding.model_copy(update={**inside, "backend": "torch"})
         return Decoding.model_validate({**self.decoding.model_dump(), **self.systems[system].options})
 
     @property

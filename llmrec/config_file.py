@@ -6,13 +6,14 @@ import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from llmrec.config import RunConfig, System
 from llmrec.errors import ConfigError, nearest
+from llmrec.yaml_text import read_yaml, write_yaml
 
 __all__ = ["Check", "dump_config", "load_config", "validate_config"]
 
@@ -41,7 +42,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), check: Check | 
             "eval/demo.yaml."
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"The config {str(path)!r} is not valid YAML: {error}. Expected one.") from None
     if not isinstance(content, dict):
@@ -103,7 +104,7 @@ def _without_malformed(content: dict[str, Any]) -> RunConfig | None:
 
 def dump_config(config: RunConfig) -> str:
     """Return the resolved config as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_yaml(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -124,7 +125,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
                 "dotted name of a setting."
             )
     try:
-        place[last] = yaml.safe_load(value)
+        place[last] = read_yaml(value)
     except yaml.YAMLError:
         raise ConfigError(f"The value of the override {override!r} is not valid YAML. Quote it.") from None
 
@@ -150,8 +151,11 @@ def _model(where: Sequence[str]) -> type[BaseModel] | None:
     model: type[BaseModel] | None = RunConfig
     for name in where:
         field = model.model_fields.get(name) if model is not None else None
-        kind = field.annotation if field is not None else None
-        model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        kinds: tuple[Any, ...] = ()
+        if field is not None:
+            # A section that may be left out is one of several kinds.
+            kinds = get_args(field.annotation) or (field.annotation,)
+        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
     return model
 
 

@@ -29,13 +29,16 @@ def load_class(what: str, name: str, builtin: Mapping[str, str], also: Iterable[
         There is none of that name, or it cannot be imported.
     """
     module, _, attribute = builtin.get(name, name).partition(":")
-    if not attribute:
+    if not module or not attribute:
         known = [*also, *builtin]
         raise ConfigError(
             f"there is no {what} {name!r}{nearest(name, known)}; expected one of {', '.join(known)}, or "
             "package.module:Class"
         )
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"the {what} {name!r} cannot be imported: {error}") from None
+    if not isinstance(found, type):
+        raise ConfigError(f"the {what} {name!r} is a {type(found).__name__}; expected a class")
+    return found

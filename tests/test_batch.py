@@ -9,6 +9,7 @@ import sys
 import time
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from pipeline_cases import llmrec
 
@@ -183,3 +184,17 @@ def test_a_mistake_inside_a_replica_is_told_once(trained, log, tmp_path, capsys)
 def test_a_replica_that_sees_no_run_says_that_disks_are_not_shared(trained, tmp_path):
     replica = _Replica(load_config(trained, ["output=elsewhere"]), 3, str(tmp_path))
     assert "file system that all machines" in replica({"position": [0], "shard": [b""]})["error"][0]
+
+
+def test_lists_are_searched_for_as_the_system_says(trained, log, tmp_path, capsys):
+    own = ("--set", "systems={free: {kind: llm, search: free}, llm: {beam_width: 9}, sasrec: {}}")
+    out = ("--histories", log, "--output")
+    llmrec("recommend", trained, *own, *out, tmp_path / "own", capsys=capsys)
+    llmrec("recommend", trained, "--set", "decoding.beam_width=9", *out, tmp_path / "section", capsys=capsys)
+    keys = [pq.read_schema(next(p.glob("part-*"))).metadata for p in (tmp_path / "own", tmp_path / "section")]
+    decoding = [json.loads(key[b"llmrec"])["key"]["decoding"] for key in keys]
+    assert decoding[0] == decoding[1]
+    assert decoding[0]["beam_width"] == 9
+    free = ("--set", "systems={llm: {search: free}, sasrec: {}}")
+    printed = llmrec("recommend", trained, *free, *out, tmp_path / "free", code=2, capsys=capsys)
+    assert "search is free" in printed.err

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -290,3 +293,13 @@ def test_real_model_recommends_only_unseen_catalogue_items_with_the_right_scores
     )
     assert sure.certified.all()
     assert (top_items(exact.scores, seen, 5)[0] == sure.items).all()
+
+
+@pytest.mark.parametrize("search", [partial(beam_search, k=1, width=2), score_catalogue])
+def test_a_model_that_returns_nan_is_an_error(search):
+    model, trie = model_of("llama"), CompiledTrie.from_sequences([(2, END), (3, END)])
+    head = copy.deepcopy(model)
+    with torch.no_grad():
+        head.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(TrieError, match="returned NaN"):
+        search(head, trie, [np.array([4, 5])])

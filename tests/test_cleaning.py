@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from llmrec.data.cleaning.log import k_core
 from llmrec.data.cleaning.redaction import redact
+from llmrec.data.cleaning.rows import as_ids
 from llmrec.data.cleaning.timestamps import TimestampParser
-from llmrec.data.cleaning.titles import clean_text
-from llmrec.data.load import load_catalog, load_data
+from llmrec.data.cleaning.titles import without_entities, without_markup
+from llmrec.data.load import load_catalog, load_data, read_histories
 from llmrec.errors import ConfigError, DataError
 from llmrec.settings import Cleaning, Data
 
@@ -104,7 +105,7 @@ def test_times_out_of_bounds(tmp_path):
     rows = [row("a", "x", t) for t in (0, 100 * DAY, 200 * DAY)] + [row("a", "x", 40_000_000_000)]
     loaded, _ = load(tmp_path, rows, earliest="1970-04-01", latest="1970-07-20T00:00:00")
     assert [t for *_, t in events(loaded)] == [100 * DAY, 200 * DAY]
-    assert (removed(loaded, "too early"), removed(loaded, "in the future")) == (1, 1)
+    assert (removed(loaded, "too early"), removed(loaded, "too late")) == (1, 1)
     loaded, _ = load(tmp_path, rows)  # latest: now, and 40,000,000,000 is in the year 3237
     assert len(loaded.interactions) == 3
 
@@ -118,6 +119,7 @@ def test_times_out_of_bounds(tmp_path):
         ("auto", ["1714061700123456789"], [1714061700]),
         ("auto", ["-1", "0", "inf", "nan", "1e9"], [-1, 0, None, None, 10**9]),
         ("ms", ["1999", "-1"], [1, -1]),
+        ("s", ["-99999999999", "-9223372036854775808", "-62135596800"], [None, None, -62135596800]),
         ("auto", ["2024-04-25T16:15:00Z", "2024-04-25 18:15:00+02:00"], [1714061700, 1714061700]),
         (
             "auto",
@@ -233,7 +235,7 @@ def test_k_core_against_leaving_out_one_after_the_other(pairs, least):
         if bad is None:
             break
         left.remove(bad)
-    kept, _ = k_core(np.array([u for u, _ in pairs]), np.array([i for _, i in pairs]), *least)
+    kept = k_core(np.array([u for u, _ in pairs]), np.array([i for _, i in pairs]), *least)
     assert np.flatnonzero(kept).tolist() == left
 
 
@@ -295,14 +297,14 @@ def test_nothing_left_says_which_step_it_was(tmp_path):
     ],
 )
 def test_text_of_titles(raw, clean):
-    assert clean_text(raw) == clean
+    assert without_markup(without_entities(pl.Series([raw]))).to_list() == [clean]
 
 
 @given(st.text())
 @settings(max_examples=200, deadline=None)
 def test_clean_text_is_clean(text):
-    once = clean_text(text)
-    assert clean_text(once, unescape=False) == once
+    (once,) = without_markup(without_entities(pl.Series([text])))
+    assert without_markup(pl.Series([once])).to_list() == [once]
     assert "  " not in once
     assert once == once.strip()
 
@@ -412,6 +414,7 @@ def test_attributes_with_names_are_not_read(tmp_path):
         ({"timezone": "Mars/Olympus"}, "no time zone"),
         ({"earliest": "soon"}, "'soon' is no date"),
         ({"timestamp_format": "seconds"}, "is no format"),
+        ({"timestamp_format": "%d/%m/%Y %H:%M %Z"}, "names of zones"),
     ],
 )
 def test_settings_that_make_no_sense(cleaning, message):
@@ -424,3 +427,69 @@ def test_passwords_are_refused_in_configs():
         Data.model_validate({"interactions": "postgresql://me:hunter2@host/db", "items": "i.csv"})
     assert "hunter2" not in str(error.value).split("input_value")[0]
     Data.model_validate({"interactions": "postgresql://me:${DB}@host/db", "items": "i.csv"})
+
+
+def test_a_float_id_with_a_fraction_changes_no_other():
+    assert as_ids(pl.Series([0.0, 1.0, 2.5, None, float("nan")]), ()).to_list() == [
+        "0",
+        "1",
+        "2.5",
+        None,
+        None,
+    ]
+
+
+def test_attributes_are_none_of_our_own_columns(tmp_path):
+    rows = {"item_id": ["1"], "name": ["Mug"], "origin": ["Italy"], "row": [7], "brand": ["Hearth"]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "items.parquet")
+    columns = {"title": "name", "attributes": ["origin", "row", "brand", "name"]}
+    tables = {name: str(tmp_path / "items.parquet") for name in ("interactions", "items")}
+    catalog = load_catalog(Data.model_validate({**tables, "columns": columns}))
+    assert catalog.titles == ("Mug",)
+    assert catalog.attributes == {"origin": ("Italy",), "row": ("7",), "brand": ("Hearth",), "name": ("Mug",)}
+    for name in ("title", "item_id", "time"):
+        with pytest.raises(ValueError, match=f"cannot be called {name}"):
+            Data.model_validate({**tables, "columns": {"attributes": [name]}})
+
+
+def test_settings_that_a_named_data_set_cannot_follow(tmp_path):
+    for own, said in (
+        ({"columns": {"event": "kind"}}, "columns is set and dataset too"),
+        ({"cleaning": {"events": ["buy"]}}, "expected columns.event"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Data.model_validate({"dataset": "ml-100k", **own})
+
+
+def test_the_last_day_is_in_and_what_is_later_is_no_fault(tmp_path):
+    rows = [row("a", "x", when) for when in ("2023-11-15T08:00", "2023-11-15T23:59:59", "2023-11-16")]
+    loaded, _ = load(tmp_path, rows, latest="2023-11-15", max_rejected=0.0)
+    assert len(loaded.interactions) == 2
+    assert removed(loaded, "too late") == 1
+
+
+def test_dates_of_a_column_are_what_the_ledger_says(tmp_path):
+    frame = pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [datetime(2024, 1, 1)]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    pl.DataFrame({"item_id": ["x"], "title": ["X"]}).write_parquet(tmp_path / "items.parquet")
+    tables = {"interactions": str(tmp_path / "log.parquet"), "items": str(tmp_path / "items.parquet")}
+    notes = [step.note for step in load_data(Data.model_validate(tables)).ledger.steps]
+    assert "read as the dates that the column has" in notes
+
+
+def test_histories_are_cleaned_as_the_training_was(tmp_path):
+    """Items of one title are one, and a row that comes twice is one event, whoever is asked for lists later."""
+    rows = [row(u, i, t) for u in ("u", "v") for t, i in enumerate("abcd", start=1) for _ in range(2)]
+    items = [("a", "Kettle"), ("b", "Kettle"), ("c", "Mug"), ("d", "Pan")]
+    loaded, _ = load(tmp_path, rows, items, duplicate_titles="merge", repeats="consecutive")
+    data = Data.model_validate(
+        {
+            "interactions": str(tmp_path / "log.parquet"),
+            "items": str(tmp_path / "items.parquet"),
+            "cleaning": {"duplicate_titles": "merge", "repeats": "consecutive"},
+        }
+    )
+    found, unknown = read_histories(data.interactions, data, loaded.catalog, ties="source", seed=0)
+    assert unknown == {}
+    trained = [i for _, i, _ in events(loaded)]
+    assert [loaded.catalog.item_ids[i] for i in found.items] == trained == ["a", "c", "d"] * 2

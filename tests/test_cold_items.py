@@ -11,7 +11,7 @@ from test_leakage import CATALOG
 from llmrec.config import RunConfig
 from llmrec.data.histories import Histories, History
 from llmrec.errors import ConfigError
-from llmrec.pipeline.decoder import _knows_cold_items
+from llmrec.pipeline.decoder import knows_cold_items
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.comparable import comparable, new_items
 from llmrec.recommenders.holdout import holdout_gains
@@ -185,7 +185,7 @@ def test_gains_of_mixes_are_those_of_their_scores(exclude_seen):
         )
 
 
-def test_who_knows_cold_items():
+def test_whoknows_cold_items():
     assert hybrid().knows_cold_items
     assert not Hybrid(parts=["svd", "markov"]).knows_cold_items
     assert Hybrid(parts=["svd", "content"], catalog=CATALOG).knows_cold_items
@@ -216,7 +216,7 @@ def test_a_language_model_of_item_tokens_knows_what_its_teacher_knows(teacher, k
         "finetune": {"distillation": {"teacher": "teacher"}},
         "systems": {"llm": {}, "sasrec": {}, "teacher": teacher},
     }
-    assert _knows_cold_items(RunConfig.model_validate(config)) is knows
+    assert knows_cold_items(RunConfig.model_validate(config)) is knows
 
 
 def test_another_word_is_refused():

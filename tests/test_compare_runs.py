@@ -201,7 +201,9 @@ def test_runs_that_ask_different_questions_are_refused(classic, tmp_path, csv_lo
     assert "'seen' was evaluated with exclude_seen = False and 'run' with True" in refused
     shuffled = [classic(f"s{seed}", f"seed={seed}", "split.ties=shuffle") for seed in (0, 1)]
     refused = side_by_side(*shuffled, output=output, code=2, capsys=capsys).err
-    assert "'s1' was evaluated with" in refused
+    assert "'s1' was evaluated with seed = 1 and 's0' with 0" in refused
+    parts = [classic(f"p{seed}", f"seed={seed}", "split.valid_share=0.5") for seed in (0, 1)]
+    assert "with seed = 1" in side_by_side(*parts, output=output, code=2, capsys=capsys).err
     one_split = ("split.ties=shuffle", "split.seed=7")
     trainings = [classic(f"t{seed}", f"seed={seed}", *one_split) for seed in (0, 1)]
     side_by_side(*trainings, output=output, capsys=capsys)
@@ -222,6 +224,8 @@ def test_what_is_no_run_is_refused(classic, config, tmp_path, capsys):
         ((tmp_path / "x.parquet",), "Got lists and no run directory"),
     ):
         assert message in side_by_side(*arguments, output=output, code=2, capsys=capsys).err
+    (tmp_path / "file").touch()
+    assert "is a file" in side_by_side(run, output=tmp_path / "file", code=2, capsys=capsys).err
     assert "is a run directory" in side_by_side(run, output=run, code=2, capsys=capsys).err
     assert not output.exists()
     (run / "recommendations" / "sasrec.parquet").unlink()

@@ -33,6 +33,7 @@ from llmrec.eval.data_page import render_check_html, render_check_json
 from llmrec.eval.data_warnings import find_warnings
 from llmrec.pipeline.data_check import examine
 from llmrec.settings import Data, SplitSettings
+from llmrec.yaml_text import read_yaml
 
 HOUR, DAY = 3600, 86_400
 START = 1_600_041_600  # a Monday at midnight, 14 September 2020
@@ -516,13 +517,12 @@ def test_each_warning_is_there_when_its_cause_is_and_goes_when_its_setting_is_se
         assert "\n" not in warning.sentence
         if warning.verb == "check":
             continue
-        for setting in yaml.safe_load_all(warning.setting):
-            ((dotted, value),) = setting.items()
-            *parents, last = dotted.split(".")
-            place = config
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[last] = str(value) if last == "earliest" else value
+        ((dotted, value),) = read_yaml(warning.setting).items()
+        *parents, last = dotted.split(".")
+        place = config
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
         if warning.name == "few-questions":  # 100 users stay few
             continue
         _, after = examined(config)

@@ -222,6 +222,12 @@ def test_a_run_with_a_teacher(config, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "again" / "adapter" / "adapter_model.safetensors").read_bytes() == before
 
 
+def test_a_dry_run_knows_teachers_of_any_depth(config, capsys):
+    inner = "{kind: hybrid, parts: {svd: {dim: 4}, itemknn: {}}}"
+    deep = f"systems.sasrec_svd={{kind: hybrid, parts: {{inner: {inner}, ease: {{}}}}}}"
+    assert "teach by" in llmrec("run", config(**TAUGHT), "--dry-run", "--set", deep, capsys=capsys).out
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -66,6 +66,26 @@ def test_top_items_leaves_out_what_is_excluded_and_pads():
     assert top_items(scores, None, 6)[0].tolist() == [[0, 2, 3, 1, -1, -1]]
 
 
+def test_users_are_taken_in_groups_where_all_of_them_would_not_fit():
+    rng = np.random.default_rng(0)
+    trie = CompiledTrie.from_sequences([(*rng.integers(2, 5, 4), END) for _ in range(30)])
+    model, prompts = model_of("llama"), [rng.integers(2, VOCAB, n) for n in (6, 2, 4, 3, 5)]
+    whole = score_catalogue(model, trie, prompts)
+    # Of a node: three logits in float32 of each token, and nine bytes of mask for each of the prompt's tokens and 512 more.
+    a_node = 12 * model.get_output_embeddings().weight.shape[0] + 9 * (6 + 512)
+    for users in (1, 2, 5):
+        found = score_catalogue(model, trie, prompts, memory=users * a_node * 2 * trie.depth)
+        np.testing.assert_allclose(found.scores, whole.scores, atol=1e-5)
+        assert found.forward_passes >= -(-5 // users)
+
+
+def test_single_tokens_need_no_memory_for_nodes():
+    trie = CompiledTrie.from_sequences([(n,) for n in range(3, 20)])
+    prompts = [np.array([4, 5])]
+    found = score_catalogue(model_of("qwen"), trie, prompts, memory=10)
+    np.testing.assert_array_equal(found.scores, score_catalogue(model_of("qwen"), trie, prompts).scores)
+
+
 def test_a_budget_too_small_says_what_is_enough():
     trie = CompiledTrie.from_sequences([(2, END), (3, END)])
     with pytest.raises(TrieError, match=r"memory budget of 10 bytes is too small .* Expected at least \d"):

@@ -140,7 +140,10 @@ def test_identifiers_survive_the_disk(tiny_lm, catalog, settings, tmp_path):
         read_identifiers(tmp_path, other)
 
 
-@pytest.mark.parametrize("settings", [s for s in SCHEMES if s["scheme"] != "token"], ids=names)
+GROW = [s for s in SCHEMES if s["scheme"] != "token" and s.get("vectors", "title") == "title"]
+
+
+@pytest.mark.parametrize("settings", GROW, ids=names)
 def test_new_items_get_identifiers_and_old_ones_keep_theirs(tiny_lm, settings):
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
     before, after = (
@@ -155,6 +158,40 @@ def test_new_items_get_identifiers_and_old_ones_keep_theirs(tiny_lm, settings):
     assert more.new_tokens == known.new_tokens
     with pytest.raises(IdentifierError, match="Expected those and new ones"):
         extend_identifiers(more, material(before, tokenizer, **settings))
+
+
+def test_codes_of_item_vectors_need_a_training(tiny_lm):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    before, after = (catalog_of([f"Film {i}" for i in range(n)]) for n in (20, 21))
+    for vectors in ("collaborative", "both"):
+        settings = {"scheme": "semantic", "levels": 2, "codes": 8, "vectors": vectors}
+        known = build_identifiers(material(before, tokenizer, **settings))
+        with pytest.raises(IdentifierError, match="need training to add an item"):
+            extend_identifiers(known, material(after, tokenizer, **settings))
+
+
+def test_items_share_codes_however_few_there_are(tiny_lm):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    catalog = catalog_of([f"Film {i}" for i in range(40)])
+    made = build_identifiers(material(catalog, tokenizer, scheme="semantic", levels=3, codes=64))
+    assert len({ids[0] for ids in made.token_ids}) <= 20
+    assert len({ids[1] for ids in made.token_ids}) > 1
+
+
+def test_an_attribute_that_is_not_there_cannot_tell_titles_apart(tiny_lm, catalog):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    with pytest.raises(IdentifierError, match=r"'yaer' \(did you mean 'year'\?\)"):
+        title_identifiers(catalog, tokenizer, distinguish_by=("yaer",))
+
+
+def test_damaged_identifiers_are_named(tiny_lm, catalog, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    made = build_identifiers(material(catalog, tokenizer, scheme="semantic", levels=2, codes=6))
+    write_identifiers(tmp_path, made, catalog, {"key": {}})
+    state = tmp_path / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:20])
+    with pytest.raises(ArtefactError, match="cannot be read"):
+        read_identifiers(tmp_path, catalog)
 
 
 def test_a_token_that_was_never_trained_is_refused(tiny_lm):

@@ -12,10 +12,12 @@ import pytest
 from pipeline_cases import foretold, llmrec
 
 from llmrec.config import System
+from llmrec.config_file import load_config
 from llmrec.data.recommendations import read_meta
 from llmrec.decoding.exact import score_catalogue
 from llmrec.errors import ArtefactError, ConfigError
 from llmrec.pipeline import recommend_stage
+from llmrec.pipeline.keys import recommend_key
 from llmrec.recommenders import llm_scores
 from llmrec.recommenders.kept_scores import KeptScores
 from llmrec.recommenders.registry import build_recommender, system_problems
@@ -129,11 +131,25 @@ def test_a_guided_search_ranks_as_the_sum_of_all_scores_does(config, tmp_path, c
         "off": {"kind": "guided", "parts": parts, "weight": 0},
         "llm": {},
     }
+    over_vocabulary = {"llm": {"normalisation": "vocab"}, "sasrec": SASREC}
+    for name in ("guided", "sum"):
+        systems[f"{name}_vocab"] = systems[name] | {"parts": over_vocabulary}
     decoding = {"beam_width": 16, "until_certified": True}
     evaluation = {"users": 10, "k": 5, "cutoffs": [5], "baseline": "popularity"}
     path, run = config(systems=systems, decoding=decoding, evaluation=evaluation), tmp_path / "run"
     llmrec("run", path, capsys=capsys)
     assert lists_of(run, "guided")["item_id"].to_list() == lists_of(run, "sum")["item_id"].to_list()
+    ours, other = lists_of(run, "guided_vocab"), lists_of(run, "guided")
+    assert ours["item_id"].to_list() == lists_of(run, "sum_vocab")["item_id"].to_list()
+    assert not np.allclose(ours["score"], other["score"], atol=1e-3)
+    assert "constrained beam search, width 16" in (run / "report.md").read_text()
+    # How it searches decides its lists, and nothing about those of systems that have all items scored.
+    wider = ("--set", "decoding.beam_width=17", "--set", "systems.llm.beam_width=16")
+    refused = llmrec("run", path, *wider, code=2, capsys=capsys).err
+    assert "decoding.beam_width was 16 and is now 17" in refused
+    before, after = (load_config(path, changes) for changes in ((), wider[1::2]))
+    same = {name: recommend_key(before, name) == recommend_key(after, name) for name in ("guided", "sum")}
+    assert same == {"guided": False, "sum": True}
     assert lists_of(run, "off")["item_id"].to_list() == lists_of(run, "llm")["item_id"].to_list()
     chosen = read_meta(run / "recommendations" / "chosen.parquet")["chosen"]
     assert chosen["users"] == 8
@@ -146,7 +162,7 @@ def test_guided_settings_that_make_no_sense_are_refused():
     for options, message in (
         ({"parts": {"sasrec": {}, "ease": {}}}, "expected two, the language model and one that guides it"),
         ({"parts": {"llm": {}}}, "expected two"),
-        ({"parts": {"llm": {}, "sasrec": {}}, "weight": -1}, "weight: got -1; expected 0 or more"),
+        ({"parts": {"llm": {}, "sasrec": {}}, "weight": -1}, "weight: got -1.0; expected 0 or more"),
         ({"parts": {"llm": {}, "sasrec": {}}, "validation_users": 0}, "validation_users: got 0"),
     ):
         problems = system_problems("x", System.model_validate({"kind": "guided", **options}))

@@ -357,6 +357,19 @@ def test_dry_run_estimates_and_writes_nothing(config, tmp_path, capsys):
         (["finetune.target_modules=[q_prj]"], "did you mean 'q_proj'"),
         (["prompt.max_events=400", "model.name={short}"], "Expected both to fit"),
         (["evaluation.k=50"], "expected at least evaluation.k = 50"),
+        (["evaluation.cutoffs=[]"], "evaluation.cutoffs: got []"),
+        (["evaluation.cutoffs=[0,5]"], "evaluation.cutoffs.0: got 0"),
+        (["model.device=gpu"], "Expected auto, cpu, cuda"),
+        (["systems.a/b={kind: sasrec}"], "systems.a/b: its lists are a file of that name"),
+        (["systems.adjusted={parts: {itemknn: {}}}"], "knows nothing of items without training events"),
+        (
+            ["systems.adjusted={parts: {llm: {}}}", "identifiers.scheme=token"],
+            "knows nothing of items without",
+        ),
+        (["systems.content={attributes: [yaer]}"], "attributes with 'yaer' (did you mean 'year'?)"),
+        (["data.interactions={location: x.csv, encodng: latin-1}"], "did you mean 'encoding'"),
+        (["data.privacy.drop_attributes=[yaer]"], "'yaer' (did you mean 'year'?)"),
+        (["data.interactions=s3://bucket/log.parquet"], "s3:// is not read"),
         (["finetune.steps"], "has no '='"),
     ],
 )
@@ -414,3 +427,88 @@ def test_shipped_configs_are_valid():
         for own in [content.get("source", []), *content["variants"].values()]:
             settings = [s.replace("{source}", "runs/source") for s in [*content.get("set", []), *own]]
             load_config(root / content["suite"], settings)
+
+
+def test_a_dry_run_refuses_what_a_run_would(config, capsys):
+    for change, said in (
+        ("finetune.report_to=[wandbb]", "no tracker"),
+        ("systems.content={attributes: [yaer]}", "yaer"),
+    ):
+        assert said in llmrec("run", config(), "--dry-run", "--set", change, code=2, capsys=capsys).err
+
+
+def test_without_a_language_model_there_is_nothing_to_fine_tune(config, capsys):
+    path = config(systems={"popularity": {}, "sasrec": {"max_epochs": 1}})
+    llmrec("prepare", path, capsys=capsys)
+    assert "has no language model" in llmrec("finetune", path, code=2, capsys=capsys).err
+
+
+def test_systems_that_the_config_has_no_more_are_in_no_report(config, tmp_path, capsys):
+    systems, evaluation = (
+        {"popularity": {}, "itemknn": {}},
+        {"baseline": "popularity", "k": 5, "cutoffs": [5]},
+    )
+    alone = config(systems=systems, evaluation=evaluation)
+    llmrec("run", alone, "--set", "name=Kitchen shop", capsys=capsys)
+    run = tmp_path / "run"
+    before = json.loads((run / "report.json").read_text())
+    assert "--set 'name=Kitchen shop'" in (run / "report.md").read_text()
+    llmrec("run", config(systems=systems | {"svd": {"dim": 4}}, evaluation=evaluation), capsys=capsys)
+    assert "svd" in json.loads((run / "report.json").read_text())["systems"]
+    printed = llmrec("run", config(systems=systems, evaluation=evaluation), capsys=capsys).out
+    assert "svd.parquet, of a system that the config no longer has" in " ".join(printed.split())
+    assert json.loads((run / "report.json").read_text())["systems"] == before["systems"]
+
+
+def test_whoever_has_seen_everything_gets_an_empty_list_and_the_others_theirs(
+    config, tmp_path, csv_log, capsys
+):
+    lines = (csv_log / "log.csv").read_text().splitlines()
+    items = [line.split(",")[0] for line in (csv_log / "items.csv").read_text().splitlines()[1:]]
+    everything = [f"omnivore,{item},{900_000_000 + 60 * n}" for n, item in enumerate([*items, *items[:3]])]
+    log = tmp_path / "log.csv"
+    log.write_text("\n".join([*lines, *everything]) + "\n")
+    systems = {"llm": {}, "scored": {"kind": "llm", "search": "exact"}, "itemknn": {}}
+    path = config(systems=systems, evaluation={"baseline": "itemknn", "k": 5, "cutoffs": [5]})
+    validated = ("--set", "finetune.validation.every=0.5")
+    llmrec("run", path, "--set", f"data.interactions={log}", *validated, capsys=capsys)
+    folder = tmp_path / "run" / "recommendations"
+    for name in systems:
+        found = pl.read_parquet(folder / f"{name}.parquet")
+        assert found["user_id"].n_unique() == 24
+        assert "omnivore" not in found["user_id"]
+    asked = pl.read_parquet(tmp_path / "run" / "evaluation" / "llm.parquet")
+    assert asked.filter(pl.col("user_id") == "omnivore")["target_rank"].to_list() == [None]
+
+
+def test_a_part_that_is_the_start_of_the_tokens_too_is_counted_once(config, tmp_path, capsys):
+    from llmrec.config_file import load_config
+    from llmrec.pipeline.recommend_stage import _fit_seconds
+
+    sasrec = {"max_epochs": 2, "device": "cpu"}
+    other = {"fused": {"kind": "hybrid", "parts": {"llm": {}, "sasrec": sasrec}}}
+    other |= {"another": {"kind": "hybrid", "parts": {"llm": {}, "sasrec": sasrec | {"seed": 7}}}}
+    path = config(**ALIGNED | {"systems": {"llm": {}, "sasrec": sasrec} | other})
+    loaded = load_config(path)
+    llmrec("prepare", path, capsys=capsys)
+    lists = tmp_path / "run" / "recommendations" / "sasrec.parquet"
+    lists.parent.mkdir()
+    table = pl.DataFrame({"user_id": ["u0"], "rank": [1], "item_id": ["i0"], "score": [0.0]}).to_arrow()
+    meta = {b"llmrec": json.dumps({"cost": {"fit_seconds": 100}}).encode()}
+    pq.write_table(table.replace_schema_metadata(meta), lists)
+    seconds = {name: _fit_seconds(loaded, name, {"seconds": 10}) for name in ("llm", *other)}
+    assert seconds == {"llm": 110, "fused": 10, "another": 110}
+
+
+def test_the_card_of_a_model_has_no_figures_of_another(config, tmp_path, capsys):
+    path, run = config(), tmp_path / "run"
+    llmrec("run", path, capsys=capsys)
+    measured = run / "evaluation" / "llm.json"
+    value = f"{json.loads(measured.read_text())['means']['ndcg@5']:.4f}"
+    llmrec("export", path, tmp_path / "ours", "--merge", capsys=capsys)
+    assert value in (tmp_path / "ours" / "README.md").read_text()
+    of_another = json.loads(measured.read_text())
+    of_another["meta"]["adapter"] = "0" * 64
+    measured.write_text(json.dumps(of_another))
+    llmrec("export", path, tmp_path / "theirs", "--merge", capsys=capsys)
+    assert value not in (tmp_path / "theirs" / "README.md").read_text()

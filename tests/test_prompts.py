@@ -344,3 +344,22 @@ def test_a_tokenizer_with_a_bos_token_starts_prompts_with_it_and_nothing_else(ti
     found = beam_search(model, CompiledTrie.from_sequences(ids), [np.array(prompt)], 1, width=16)
     expected = brute_force(model, [ids[found.items[0, 0]]], prompt, "vocab")
     assert found.scores[0, 0] == pytest.approx(expected[0], abs=1e-4)
+
+
+def test_fields_may_have_blanks_in_their_names():
+    assert render("[ by {brand name}]", {"brand name": "Hearth"}) == " by Hearth"
+
+
+def test_a_template_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_bytes("name: Über\n".encode("latin-1"))
+    with pytest.raises(PromptError, match="is not UTF-8"):
+        load_template(str(path))
+
+
+def test_what_is_too_long_says_whether_it_is_a_document_or_a_prompt(verbalizer):
+    short = verbalizer(load_template("films"), context_length=12)
+    with pytest.raises(PromptError, match=r"The document of user .* the model reads at most 12"):
+        short.document(history(5))
+    with pytest.raises(PromptError, match=r"The prompt of user .* and the longest identifier [1-9]"):
+        short.prompt(history(5))

@@ -302,6 +302,32 @@ class OnlyLists:
     def recommend(self, histories, k, *, exclude_seen=True): ...
 
 
+class Foreign:
+    """Has a type that is there for type checkers only, an option of a type of its own, and one that must be given."""
+
+    def __init__(self, *, needed: Nowhere, name="foreign"): ...  # noqa: F821
+
+
+def test_options_have_the_types_that_their_parameters_ask_for():
+    sasrec = build_recommender("sasrec", system(lr="1e-3", dim=64.0, heads="2"))
+    assert (sasrec.lr, sasrec.dim, sasrec.heads) == (1e-3, 64, 2)
+    assert isinstance(sasrec.dim, int)
+    fused = build_recommender(
+        "x", system(kind="hybrid", parts={"ease": {"reg": "1e3"}}, validation_users="7")
+    )
+    assert fused.validation_users == 7
+    assert fused.parts_["ease"].reg == 1e3
+
+
+def test_somebody_elses_recommender_may_have_any_types():
+    assert system_problems("x", system(kind="test_recommenders:Foreign", needed=object())) == []
+    (problem,) = system_problems("x", system(kind="test_recommenders:Foreign"))
+    assert "needed" in problem
+    for kind, said in (("os:path", "is a module; expected a class"), (":Foreign", "there is no recommender")):
+        (problem,) = system_problems("x", system(kind=kind))
+        assert said in problem
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -333,7 +359,7 @@ class OnlyLists:
         ({"kind": "hybrid", "parts": ["ease"], "fusion": "sum"}, "systems.x.fusion: got 'sum'"),
         (
             {"kind": "hybrid", "parts": ["ease", "markov"], "weights": {"ease": 1}},
-            "systems.x.weights: got {'ease': 1}; expected a number of 0 or more for each of ease, markov",
+            "systems.x.weights: got {'ease': 1.0}; expected a number of 0 or more for each of ease, markov",
         ),
     ],
 )

@@ -490,6 +490,22 @@ def test_slices_partition_the_users(comparison: Comparison) -> None:
         assert all({comparison.metrics[0], *group.others} == set(comparison.metrics) for group in groups)
 
 
+def test_intervals_of_slices_are_as_wide_as_those_of_all() -> None:
+    def widths(confidence: float) -> list[float]:
+        groups = compare(
+            evaluated(*RECS), slices=user_slices(HOLDOUT, COUNTS), resamples=500, confidence=confidence
+        ).slices
+        return [
+            group.difference.high - group.difference.low
+            for group in groups
+            if group.difference.high > group.difference.low
+        ]
+
+    half, most = widths(0.5), widths(0.95)
+    assert len(half) == len(most) > 0
+    assert all(a < b for a, b in zip(half, most, strict=True))
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     llm, sasrec = evaluated("llm", "sasrec")
     fewer = replace(

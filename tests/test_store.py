@@ -364,6 +364,35 @@ def test_a_last_row_without_a_line_end_waits(tmp_path):
     assert stored(data)[-1] == ("u2", "i2", "1700000000")
 
 
+def test_a_half_row_of_any_file_waits_until_nothing_more_comes(tmp_path):
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.write_text("user_id,item_id,timestamp\nu1,i2,170000")
+    second.write_text("user_id,item_id,timestamp\nu2,i1,1700000000\n")
+    data = data_of(tmp_path, [str(first), str(second)])
+    done = update_store(data)
+    assert (done.added, "Row 1 of" in done.left) == (1, True)
+    with first.open("a") as file:
+        file.write("0500\nu1,i3,1700000600")
+    assert update_store(data).added == 1
+    assert ("u1", "i2", "1700000500") in stored(data)
+    # Nobody goes on with a file behind which there is another: its last row is a row.
+    done = update_store(data)
+    assert (done.added, done.left) == (1, "")
+    assert stored(data)[-1] == ("u1", "i3", "1700000600")
+    assert update_store(data).added == 0
+    with first.open("a") as file:
+        file.write("99\n")
+    with pytest.raises(DataError, match="goes on in the middle of its last row"):
+        update_store(data)
+
+
+def test_a_parquet_file_of_any_name_has_no_half_rows(tmp_path):
+    path = tmp_path / "log.pq"
+    pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": [1]}).write_parquet(path)
+    done = update_store(data_of(tmp_path, {"location": str(path), "format": "parquet"}))
+    assert (done.added, done.left) == (1, "")
+
+
 def test_a_parquet_file_is_written_once(tmp_path):
     frame = pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": [1]})
     frame.write_parquet(tmp_path / "a.parquet")

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from llmrec.errors import ArtefactError, ConfigError, LlmrecError
 from llmrec.finetune import checkpoints as checkpoint_module
+from llmrec.finetune.batches import collate
 from llmrec.finetune.checkpoints import last_checkpoint
 from llmrec.finetune.lora import add_lora
 from llmrec.finetune.new_tokens import mean_of_items, title_rows
@@ -358,3 +359,46 @@ def test_a_single_module_may_be_named_without_a_list(tiny_lm):
 def test_unknown_target_module_names_the_nearest(tiny_lm):
     with pytest.raises(ConfigError, match=r"'q_prj' \(did you mean 'q_proj'\?\)"):
         add_lora(load_model(tiny_lm), settings(target_modules=("q_prj",)), seed=0)
+
+
+@pytest.mark.parametrize("module", ["act_fn", "input_layernorm", "embed_tokens"])
+def test_only_linear_layers_are_offered_and_taken(tiny_lm, module):
+    with pytest.raises(ConfigError, match="is no linear layer of this model") as error:
+        add_lora(load_model(tiny_lm), settings(target_modules=(module,)), seed=0)
+    offered = str(error.value).split("some of ")[1].rstrip(".").split(", ")
+    assert offered == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+
+
+def test_one_step_trains_whatever_the_warm_up(tiny_lm, catalog, tmp_path):
+    case = Case(tiny_lm, catalog, settings(steps=1, warmup_steps=10), scheme="title")
+    objective = case.objective()
+    before = weights(objective)
+    train(case, tmp_path, objective)
+    after = weights(objective)
+    assert any((after[name] != before[name]).any() for name in before)
+
+
+def test_without_a_step_nothing_is_planned(tiny_lm, catalog, tmp_path):
+    case = Case(tiny_lm, catalog, settings(steps=None, epochs=0, batch_tokens=16), scheme="title")
+
+    def examples(epoch):
+        raise AssertionError("nothing is read")
+
+    outcome = finetune(case.objective(), examples, case.settings, checkpoints=tmp_path, seed=0)
+    assert (outcome.log, outcome.best_step) == ([], 0)
+
+
+def test_items_without_events_do_not_decide_the_first_steps(tiny_lm, catalog):
+    """Their vector is 0, and the gradient of its direction has no bound."""
+    new = NewTokens(start="collaborative", temperature=0.1, dropout=0.0)
+    norms = []
+    for cold in (0, 4):
+        case = Case(tiny_lm, catalog, settings(new_tokens=new), scheme="token")
+        case.vectors[:cold] = 0
+        objective = case.objective()
+        objective.train()
+        objective.loss(collate(case.examples())).backward()
+        gradient = objective.new_tokens.vectors.grad
+        assert torch.isfinite(gradient).all()
+        norms.append(float(gradient.norm()))
+    assert norms[1] < 10 * norms[0]

@@ -79,3 +79,12 @@ def test_what_is_no_start_is_refused(path, tmp_path, capsys):
     (broken / "adapter_model.safetensors").write_bytes(b"no tensors")
     changes = ("--set", f"finetune.start_from={broken}", "--set", f"output={tmp_path / 'third'}")
     assert "no adapter can be read there" in llmrec("run", path, *changes, code=2, capsys=capsys).err
+
+
+def test_an_adapter_counts_as_it_was_trained_to(path, tmp_path, capsys):
+    llmrec("run", path, capsys=capsys)
+    start = ("--set", f"finetune.start_from={tmp_path / 'run' / 'adapter'}")
+    other = ("--set", "finetune.lora_alpha=3", "--set", f"output={tmp_path / 'other'}")
+    refused = llmrec("run", path, *start, *other, code=2, capsys=capsys).err
+    assert "lora_alpha is" in refused
+    assert "and not 3" in refused

@@ -7,7 +7,6 @@ import itertools
 import json
 
 import pytest
-import yaml
 from pipeline_cases import llmrec
 
 from llmrec.config import RunConfig
@@ -20,6 +19,7 @@ from llmrec.pipeline.tuning_study import Study
 from llmrec.recommenders.registry import RECOMMENDERS
 from llmrec.settings import Tuning
 from llmrec.testing import without_test
+from llmrec.yaml_text import read_yaml
 
 SPACE = {
     "rate": Range(1e-4, 1e-1, log=True),
@@ -415,8 +415,8 @@ def test_every_built_in_kind_has_a_space_that_holds_its_defaults(csv_data):
         assert space.keys() == current.keys() == SPACES[kind].keys()
 
 
-def test_numbers_that_yaml_reads_as_texts_are_numbers(csv_data):
-    spaces = yaml.safe_load("sasrec: {lr: {low: 1e-4, high: 1e-2, log: true}, dropout: [0.2, 5e-1]}")
+def test_spaces_as_people_write_them(csv_data):
+    spaces = read_yaml("sasrec: {lr: {low: 1e-4, high: 1e-2, log: true}, dropout: [0.2, 5e-1]}")
     settings = {"name": "x", "output": "x", "data": csv_data, "systems": {"sasrec": {}}}
     config = RunConfig.model_validate(
         settings | {"tuning": {"spaces": spaces}, "evaluation": {"baseline": "sasrec"}}

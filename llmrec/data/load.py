@@ -13,7 +13,7 @@ import polars as pl
 from llmrec import cache
 from llmrec.data.catalog import Catalog
 from llmrec.data.cleaning.ledger import Ledger, Step
-from llmrec.data.cleaning.log import clean_log
+from llmrec.data.cleaning.log import clean_events, clean_log
 from llmrec.data.cleaning.rows import EncodedLog, encode_log
 from llmrec.data.cleaning.titles import clean_catalog
 from llmrec.data.histories import Histories
@@ -21,7 +21,7 @@ from llmrec.data.interactions import Interactions
 from llmrec.data.sources import Source, open_source
 from llmrec.data.sources.opening import pick_columns
 from llmrec.data.sources.store import StoreSource
-from llmrec.errors import DataError
+from llmrec.errors import ConfigError, DataError, nearest
 from llmrec.settings.data import Columns, Data, SourceSettings
 
 __all__ = [
@@ -92,7 +92,8 @@ def read_histories(
 ) -> tuple[Histories, dict[str, str]]:
     """Read the histories of a log for recommending, users in the order of their ids.
 
-    Rows are read and left out as those of ``data.interactions`` are; steps that choose users or items are not done.
+    Rows are read and left out as those of ``data.interactions`` are, and items of one title are one where they are in training;
+    steps that choose users or items are not done.
 
     Returns
     -------
@@ -105,6 +106,9 @@ def read_histories(
     log = open_source(source, "--histories")
     encoded = read_log(log, data.columns, data, ledger)
     check_faults("interactions", log.name, data, ledger)
+    if data.cleaning.duplicate_titles == "merge":
+        encoded = _merged(encoded, data)
+    encoded = clean_events(encoded, data.cleaning, ledger)
     frame = _interactions(encoded).sort(ties, seed).frame
     known = frame["item_id"].cast(pl.String).is_in(catalog.item_ids)
     lost = frame.filter(~known).unique("user_id", keep="first", maintain_order=True)
@@ -119,6 +123,22 @@ def read_histories(
         kept.items_in(catalog),
         kept.frame["timestamp"].to_numpy(),
     ), unknown
+
+
+def _merged(log: EncodedLog, data: Data) -> EncodedLog:
+    """Return a log with the item that all of its title are in the place of each; unknown ones stay."""
+    _, items, columns, _ = _sources(data, _silent)
+    catalog, item_of = _read_items(items, columns, data, Ledger())
+    kept = pl.Series(catalog.item_ids, dtype=pl.String).gather(item_of["index"])
+    renamed = log.items.replace(item_of["item_id"], kept)
+    ids = renamed.unique().sort()
+    place = ids.search_sorted(renamed).cast(pl.UInt32)
+    frame = log.frame.with_columns(place.gather(log.frame["item"]).alias("item"))
+    return EncodedLog(frame, log.users, ids, log.origins)
+
+
+def _silent(line: str) -> None:
+    """Take no notice."""
 
 
 def open_log(data: Data) -> Source:
@@ -171,12 +191,22 @@ def _sources(data: Data, notify: Callable[[str], None]) -> tuple[Source, Source,
         for name in (INTERACTIONS, ITEMS)
     )
     rating = "rating" if "rating" in log.columns() else None
+    if rating is None and data.cleaning.min_rating is not None:
+        raise ConfigError(
+            f"data.cleaning.min_rating is set, and {data.dataset} has no ratings. Expected null."
+        )
     attributes = tuple(c for c in items.columns() if c not in ("item_id", "title"))
     about = (*lines[-1:], *cache.manifest(folder).get("notes", ()))  # not the progress before
     return log, items, Columns(rating=rating, attributes=attributes), about
 
 
 def _read_items(items: Source, columns: Columns, data: Data, ledger: Ledger) -> tuple[Catalog, pl.DataFrame]:
+    for name in data.privacy.drop_attributes:
+        if name not in columns.attributes:
+            raise ConfigError(
+                f"data.privacy.drop_attributes names {name!r}{nearest(name, columns.attributes)}, which is no attribute. Expected some "
+                f"of {', '.join(columns.attributes) or 'none: there are none'}."
+            )
     wanted = [(f"data.columns.{name}", getattr(columns, name)) for name in ("item_id", "title")]
     wanted += [
         ("data.columns.attributes", a) for a in columns.attributes if a not in data.privacy.drop_attributes

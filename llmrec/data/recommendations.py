@@ -180,7 +180,12 @@ def read_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         ) from None
     if _META_KEY not in metadata:
         return None
-    meta: dict[str, Any] = json.loads(metadata[_META_KEY])
+    try:
+        meta: dict[str, Any] = json.loads(metadata[_META_KEY])
+    except ValueError as error:
+        raise DataError(
+            f"What {Path(path).name} says of how it was made is damaged ({error}). Expected JSON: make the file again."
+        ) from None
     return meta
 
 

@@ -148,8 +148,14 @@ def _read_table(path: Path) -> pa.Table:
             f"{path.name} lacks the column {', '.join(hints)}; it has {', '.join(map(repr, names)) or 'none'}. "
             f"Expected the columns {', '.join(_COLUMNS)}: rename or add what is missing."
         )
-    # Ids repeat in every row of a list: as dictionaries they cost four bytes each instead of a string.
-    return pq.read_table(path, columns=list(_COLUMNS), read_dictionary=["user_id", "item_id"])
+    twice = [name for name in _COLUMNS if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path.name} has the column {twice[0]!r} twice. Expected each once.")
+    try:
+        # Ids repeat in every row of a list: as dictionaries they cost four bytes each instead of a string.
+        return pq.read_table(path, columns=list(_COLUMNS), read_dictionary=["user_id", "item_id"])
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path.name} is damaged ({error}). Expected a whole file: make it again.") from None
 
 
 def _encode(column: pa.ChunkedArray, source: str) -> tuple[list[str], NDArray[np.int64]]:

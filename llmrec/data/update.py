@@ -56,7 +56,12 @@ def update_store(data: Data, notify: Callable[[int], None] = lambda rows: None) 
         )
     source = open_growing(data.interactions, "data.interactions", data.columns.timestamp)
     columns = pick_columns(source, log_columns(data.columns))
-    data.store.mkdir(parents=True, exist_ok=True)
+    try:
+        data.store.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"data.store is {str(data.store)!r}, which is a file, or below one. Expected a folder."
+        ) from None
     try:
         with filelock.FileLock(data.store / ".lock").acquire(timeout=0):
             return _update(data, source, columns, data.store, notify)

@@ -62,20 +62,46 @@ def score_catalogue(
     normalisation
         One of :data:`~llmrec.decoding.scores.NORMALISATIONS`.
     memory
-        Bytes that the logits and masks of one forward pass may take, beside the model and the prompts' cache.
+        Bytes that the logits and masks of one forward pass may take, beside the model and the prompts' cache. Users are taken
+        in several groups where it would hold too few nodes of all of them.
 
     Raises
     ------
     TrieError
-        An unknown normalisation, or a budget too small for a single node.
+        An unknown normalisation, or a budget too small for a single node of a single user.
     """
     check_normalisation(normalisation)
+    nodes = _depth_first(trie, _needed(trie, normalisation))
+    together = len(prompts)
+    if len(nodes):
+        together = min(together, _users_at_once(model, max(map(len, prompts)), trie.depth, memory))
+    together = -(-len(prompts) // -(-len(prompts) // together))  # in groups of a size
+    groups = [
+        _score(model, trie, prompts[start : start + together], nodes, normalisation, memory)
+        for start in range(0, len(prompts), together)
+    ]
+    return ExactResult(
+        np.concatenate([group.scores for group in groups]),
+        sum(group.fed_tokens for group in groups),
+        sum(group.forward_passes for group in groups),
+    )
+
+
+def _score(
+    model: Any,
+    trie: CompiledTrie,
+    prompts: Sequence[NDArray[np.integer]],
+    nodes: NDArray[np.int64],
+    normalisation: str,
+    memory: int,
+) -> ExactResult:
+    """Score for users whose nodes go through the model together."""
     packed = PackedPrompts(model, prompts)
     n_users = len(prompts)
     logp = np.zeros((n_users, trie.n_nodes - 1))  # [B, E]; stays 0 where a token has no alternative
     _store(logp, trie, np.zeros(1, np.int64), packed.first_logits, normalisation)
-    nodes = _depth_first(trie, _needed(trie, normalisation))
-    size = _chunk_size(packed, n_users, trie.depth, memory)
+    per_user = _bytes_per_node(packed.first_logits.shape[-1], packed.width)
+    size = max(1, min(memory // (per_user * n_users) - trie.depth, _MOST_NODES))
     passes = 0
     for start in range(0, len(nodes), size):
         chunk = nodes[start : start + size]
@@ -164,17 +190,27 @@ def _ancestors(trie: CompiledTrie, node: int) -> NDArray[np.int64]:
     return np.concatenate([*path[::-1], np.empty(0, np.int64)])
 
 
-def _chunk_size(packed: PackedPrompts, n_users: int, depth: int, memory: int) -> int:
-    vocabulary = packed.first_logits.shape[-1]
-    # Logits as the model makes them, as float32 of the wanted rows, and what the softmax takes; the mask twice.
-    per_node = n_users * (3 * 4 * vocabulary + 9 * (packed.width + _MOST_NODES))
-    size = min(memory // per_node - depth, _MOST_NODES)
-    if size < 1:
+def _bytes_per_node(vocabulary: int, width: int) -> int:
+    """Return what a node of one user takes: logits as the model makes them, as float32 of the wanted rows, and what the softmax takes; the mask twice."""
+    return 3 * 4 * vocabulary + 9 * (width + _MOST_NODES)
+
+
+def _users_at_once(model: Any, width: int, depth: int, memory: int) -> int:
+    """Return for how many users a pass has room for as many new nodes as ancestors that it may have to repeat.
+
+    Raises
+    ------
+    TrieError
+        There is no room for a node of one user.
+    """
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    per_node = _bytes_per_node(vocabulary, width)
+    if memory < per_node * (depth + 1):
         raise TrieError(
-            f"A memory budget of {memory:,} bytes is too small for {n_users} users and a vocabulary of {vocabulary:,}. "
-            f"Expected at least {per_node * (depth + 1):,}: raise it, or score fewer users at once."
+            f"A memory budget of {memory:,} bytes is too small for a vocabulary of {vocabulary:,}. Expected at least "
+            f"{per_node * (depth + 1):,}."
         )
-    return int(size)
+    return max(1, memory // (per_node * 2 * depth))
 
 
 def _store(

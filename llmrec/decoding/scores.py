@@ -41,6 +41,11 @@ def child_log_probs(
     tokens, offsets
         What may follow the i-th position: ``tokens[offsets[i]:offsets[i + 1]]``, as ``CompiledTrie.children`` gives it.
         All children belong here, hidden ones too: what a user has seen must not change the scores of other items.
+
+    Raises
+    ------
+    TrieError
+        The model returned NaN.
     """
     places = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     row = torch.as_tensor(places, device=logits.device)
@@ -50,6 +55,11 @@ def child_log_probs(
         total = torch.logsumexp(logits, dim=-1)  # [n]
     else:
         total = logsumexp_by_row(scores, row, len(logits))
+    if torch.isnan(total).any():
+        raise TrieError(
+            "The model returned NaN instead of scores. Expected numbers: its weights may be damaged, or too large for its dtype; "
+            "try model.dtype: float32."
+        )
     # A sum of probabilities is rounded: without the cap a prefix could score below what is below it.
     return (scores - total[row]).clamp(max=0)
 

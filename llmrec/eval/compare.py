@@ -205,21 +205,16 @@ def compare(
         metrics = default_metrics(sorted(shared) or [min(e.k_max for e in evaluations)])
     trainings = {name: [e for e in evaluations if e.system == name] for name in names}
     values = {name: {m: user_means(own, m) for m in metrics} for name, own in trainings.items()}
+    resampling: dict[str, Any] = {"seed": seed, "confidence": confidence, "resamples": resamples}
     intervals = {
-        name: {
-            m: bootstrap_mean(v, seed, confidence=confidence, resamples=resamples)
-            for m, v in by_metric.items()
-        }
+        name: {m: bootstrap_mean(v, **resampling) for m, v in by_metric.items()}
         for name, by_metric in values.items()
     }
     others = [name for name in names if name != baseline]
     differences: dict[str, dict[str, Difference]] = {name: {} for name in others}
     for m in metrics:
         found = {
-            name: paired_difference(
-                values[name][m], values[baseline][m], seed, confidence=confidence, resamples=resamples
-            )
-            for name in others
+            name: paired_difference(values[name][m], values[baseline][m], **resampling) for name in others
         }
         corrected = holm({name: d.p for name, d in found.items()})
         for name, d in found.items():
@@ -240,7 +235,7 @@ def compare(
         labels=dict(labels or {}),
         intervals=intervals,
         differences=differences,
-        slices=sliced(slices, evaluations[0].user_ids, values, baseline, subject, seed)
+        slices=sliced(slices, evaluations[0].user_ids, values, baseline, subject, **resampling)
         if slices is not None
         else (),
         seed=seed,

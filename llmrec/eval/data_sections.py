@@ -103,6 +103,8 @@ def _size(check: DataCheck) -> CheckSection:
     ]
     if c.kinds:
         facts.append(("Kinds of events", ", ".join(f"{count(n)} {kind}" for kind, n in c.kinds.items())))
+    if c.ratings is None and c.unrated:
+        facts.append(("Ratings", f"none of {count(c.unrated)} is a number"))
     if c.ratings is not None:
         r = c.ratings
         none = f"; {count(c.unrated)} events have none" if c.unrated else ""

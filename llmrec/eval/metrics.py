@@ -114,6 +114,10 @@ def parse_metric(name: str) -> tuple[Callable[[Floats, int], Floats], int]:
             found: Callable[[Floats, int], Floats] = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"Metric {name!r} cannot be imported: {error}.") from None
+        if not callable(found):
+            raise ConfigError(
+                f"Metric {name!r} is a {type(found).__name__}. Expected a function of ranks and k."
+            )
         return found, int(cutoff)
     raise ConfigError(
         f"Metric {metric!r} is not known{nearest(metric, RANK_METRICS)}. Expected one of "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,7 +142,7 @@ def sliced(
     values: Mapping[str, Mapping[str, NDArray[np.float64]]],
     baseline: str,
     subject: str | None,
-    seed: int,
+    **resampling: Any,
 ) -> tuple[SliceGroup, ...]:
     """Return each group's means, and by the first metric the subject minus the baseline; groups without users are left out.
 
@@ -155,8 +156,8 @@ def sliced(
         Metrics [U] of each system, the same of all.
     baseline, subject
         The systems to subtract; without a subject there are only means.
-    seed
-        Fixes the resampling.
+    resampling
+        Of :func:`llmrec.eval.significance.paired_difference`.
 
     Raises
     ------
@@ -184,7 +185,7 @@ def sliced(
             difference = None
             if subject is not None:
                 theirs, base = values[subject][first][inside], values[baseline][first][inside]
-                difference = paired_difference(theirs, base, seed)
+                difference = paired_difference(theirs, base, **resampling)
             groups.append(
                 SliceGroup(
                     title,

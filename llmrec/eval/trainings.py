@@ -103,8 +103,10 @@ def _check_seeds(evaluations: Sequence[Evaluation]) -> None:
 
 
 def _what_decides(protocol: Protocol) -> dict[str, Any]:
-    """Return the protocol without a seed that decided nothing: only a shuffle of ties draws from it."""
+    """Return the protocol without a seed that decided nothing, and else with it before what comes of it."""
     content = protocol.to_dict()
-    if protocol.ties != "shuffle":
-        del content["seed"]
+    seed = content.pop("seed")
+    # What the split leaves to chance: the order of ties, who is asked about in the validation, and which users are held out.
+    if protocol.ties == "shuffle" or protocol.valid_share is not None or protocol.split == "users":
+        content = {"seed": seed, **content}
     return content

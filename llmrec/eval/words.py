@@ -137,7 +137,7 @@ def bytes_text(size: float | None) -> str:
     """Return a size in MB or GB (powers of 1,000)."""
     if size is None or not math.isfinite(size):
         return MISSING
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.0f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 1):.0f} MB"
 
 
 def date(timestamp: float, resolution: int = 86400) -> str:

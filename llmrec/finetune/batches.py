@@ -96,7 +96,7 @@ def micro_batches(
 def _pieces(
     documents: NDArray[np.int64], lengths: NDArray[np.integer], most_tokens: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Cut documents, which descend in length, into pieces of at most ``most_tokens`` with their padding."""
+    """Cut documents, which descend in length, into pieces of at most ``most_tokens`` with their padding, or of one."""
     at = 0
     while at < len(documents):
         count = max(1, most_tokens // int(lengths[documents[at]]))

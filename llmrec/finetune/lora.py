@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftConfig, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 from transformers.trainer_utils import set_seed
 
 from llmrec.errors import ConfigError, nearest
@@ -35,9 +36,7 @@ def add_lora(model: Any, settings: Finetune, seed: int, new_tokens: range | None
     ConfigError
         The model has no layer of a name in ``settings.target_modules``.
     """
-    problems = target_problems(
-        settings, [n for n, m in model.named_modules() if n and not list(m.children())]
-    )
+    problems = target_problems(settings, model)
     if problems:
         raise ConfigError(problems[0])
     modules = settings.target_modules
@@ -74,12 +73,14 @@ def go_on_from(model: Any, folder: Path) -> None:
     Raises
     ------
     ConfigError
-        There is no adapter, or it has other matrices than the model's: of another model, rank or other layers.
+        There is no adapter, or it has other matrices than the model's (of another model, rank or other layers), or counts
+        otherwise (another alpha).
     """
     where, expected = f"finetune.start_from is {str(folder)!r}", "Expected an adapter in PEFT's format"
     try:
         found = load_file(folder / "adapter_model.safetensors")
-    except (OSError, SafetensorError) as error:
+        theirs_config: Any = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"{where}, and no adapter can be read there ({error}). {expected}.") from None
     theirs = {m[1]: tensor for name, tensor in found.items() if (m := _MATRIX.fullmatch(name))}
     ours = {
@@ -98,18 +99,36 @@ def go_on_from(model: Any, folder: Path) -> None:
             f"{where}, and {len(different)} of its matrices differ from this model's: {different[0]} is {there} there and {here} "
             f"here. {expected} of the same model.name, model.keep_layers, finetune.lora_rank and finetune.target_modules."
         )
+    config = model.peft_config["default"]
+    for name in ("lora_alpha", "alpha_pattern", "use_rslora", "use_dora"):
+        as_trained, as_set = (getattr(it, name, None) for it in (theirs_config, config))
+        if as_trained != as_set:
+            raise ConfigError(
+                f"{where}, whose {name} is {as_trained!r} and not {as_set!r}, so that its matrices would count otherwise than they were "
+                f"trained to. {expected} of the same finetune.lora_alpha."
+            )
     for name, parameter in ours.items():
         parameter.copy_(theirs[name])
 
 
-def target_problems(settings: Finetune, layers: Iterable[str]) -> list[str]:
-    """Return which of the target modules are not among a model's layers (dotted names)."""
+def target_problems(settings: Finetune, model: Any) -> list[str]:
+    """Return which of the target modules are not among a model's linear layers, and whether the head is one of them."""
     if settings.target_modules == "all-linear":
         return []
-    names = {layer.rsplit(".", 1)[-1] for layer in layers}
-    return [
-        f"finetune.target_modules names {wanted!r}{nearest(wanted, names)}, which this model does not have. Expected "
+    linear = {
+        name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))
+    }
+    head = next((n.rsplit(".", 1)[-1] for n, m in linear.items() if m is model.get_output_embeddings()), None)
+    names = {name.rsplit(".", 1)[-1] for name in linear} - {head}
+    problems = [
+        f"finetune.target_modules names {wanted!r}{nearest(wanted, names)}, which is no linear layer of this model. Expected "
         f"'all-linear' or some of {', '.join(sorted(names))}."
         for wanted in settings.target_modules
-        if wanted not in names
+        if wanted not in names and wanted != head
     ]
+    if head in settings.target_modules:
+        problems.append(
+            f"finetune.target_modules names the head, {head!r}, whose rows finetune.loss: catalogue computes for the "
+            "catalogue's tokens only. Expected layers of the backbone: leave it out."
+        )
+    return problems

@@ -109,7 +109,7 @@ class NewTokens(nn.Module):
             rows: Tensor = self.vectors @ self.to_score / self.vectors.shape[1] ** 0.5
         else:
             length = torch.where(self.length > 0, self.length, 1.0)
-            rows = F.normalize(self.vectors, dim=-1) @ self.to_score / (self.temperature * length)
+            rows = self._directions() @ self.to_score / (self.temperature * length)
         return rows
 
     def cosines(self, states: Tensor) -> Tensor:
@@ -120,7 +120,15 @@ class NewTokens(nn.Module):
                 mean = F.linear(states, self.to_score).float().norm(dim=-1).mean()
                 self.length.copy_(torch.where(self.length > 0, self.length.lerp(mean, 0.02), mean))
         mapped = F.linear(self.drop(states), self.to_score).float()
-        return F.linear(F.normalize(mapped, dim=-1) / self.temperature, F.normalize(self.vectors, dim=-1))
+        return F.linear(F.normalize(mapped, dim=-1) / self.temperature, self._directions())
+
+    def _directions(self) -> Tensor:
+        """Return the vectors at length 1, or shorter where they are shorter than that themselves [n, d].
+
+        An item without events has a vector of 0, and the direction of that a gradient without bound, which would be all that
+        is left of the first steps' after clipping; others have a length of the root of d.
+        """
+        return F.normalize(self.vectors, dim=-1, eps=1.0)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Return the input embeddings of tokens, old and new [B, T, D]."""

@@ -37,7 +37,7 @@ class Plan:
             raise ConfigError(
                 "There is nothing to learn from: no training history has two events. Expected longer histories."
             )
-        self.steps = settings.steps or (self._steps_of(settings.epochs) if settings.epochs else 0)
+        self.steps = settings.steps or self._steps_of(settings.epochs)
 
     def _epoch(self, epoch: int) -> tuple[list[Example], list[NDArray[np.int64]], NDArray[np.int64]]:
         read = self.examples(epoch)

@@ -107,14 +107,14 @@ def finetune(
     groups = _groups(objective, settings)
     optimizer: Any = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     model, optimizer = accelerator.prepare(objective, optimizer)
-    plan = Plan(examples, settings, seed)
-    if not plan.steps:
+    if not (settings.steps or settings.epochs):
         _finish(objective)
         return Outcome([], [], 0)
+    plan = Plan(examples, settings, seed)
     scheduler = get_scheduler(
         {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule),
         getattr(optimizer, "optimizer", optimizer),
-        num_warmup_steps=min(settings.warmup_steps, plan.steps),
+        num_warmup_steps=min(settings.warmup_steps, plan.steps - 1),  # the last one at the full rate
         num_training_steps=plan.steps,
     )
     stopping = EarlyStopping(settings.validation, plan.steps)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from llmrec.data.catalog import Catalog
@@ -81,7 +82,7 @@ def read_identifiers(folder: Path, catalog: Catalog) -> ItemIdentifiers:
             new_tokens=tuple(meta["new_tokens"]),
             state=load_file(state) if state.is_file() else {},
         )
-    except (OSError, KeyError, pl.exceptions.PolarsError) as error:
+    except (OSError, KeyError, pl.exceptions.PolarsError, SafetensorError) as error:
         raise _damaged(folder, error) from error
     if tuple(table["item_id"]) != tuple(catalog.item_ids) or identifiers.fingerprint != meta["fingerprint"]:
         raise ArtefactError(

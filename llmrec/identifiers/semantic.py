@@ -49,12 +49,24 @@ class SemanticScheme:
         settings = material.settings
         projection = _fit_projection(material)
         vectors = _project(material, projection)
-        codes = min(settings.codes, len(vectors))
+        # Were there a centre for every item, no two would share a code.
+        codes = min(settings.codes, max(2, len(vectors) // 2))
         books = train_codebooks(vectors, settings.levels, codes, material.seed)
         return _identifiers(vectors, books, projection, material, known=None)
 
     def extend(self, known: ItemIdentifiers, material: Material) -> ItemIdentifiers:
-        """Give new items the codes of the centres that are there."""
+        """Give new items the codes of the centres that are there.
+
+        Raises
+        ------
+        IdentifierError
+            The codes are of item vectors too, which a new item has none of before a training, and others after it.
+        """
+        if material.settings.vectors != "title":
+            raise IdentifierError(
+                f"Semantic identifiers with vectors: {material.settings.vectors} need training to add an item. Expected vectors: title, or "
+                "identifiers made anew."
+            )
         projection = {k: v for k, v in known.state.items() if k not in ("codebooks", "codes")}
         vectors = _project(material, projection)
         return _identifiers(vectors, known.state["codebooks"], projection, material, known)

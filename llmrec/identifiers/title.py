@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from llmrec.data.catalog import Catalog
-from llmrec.errors import IdentifierError
+from llmrec.errors import IdentifierError, nearest
 from llmrec.identifiers.base import ItemIdentifiers
 from llmrec.settings import Identifiers
 
@@ -70,7 +70,7 @@ def title_identifiers(
     Raises
     ------
     IdentifierError
-        ``end`` is not a single token.
+        ``end`` is not a single token, or an attribute is asked for that the catalogue lacks.
     """
     titles = _collapsed(catalog)
     encoded = dict(zip(titles, tokenizer(titles, add_special_tokens=False)["input_ids"], strict=True))
@@ -79,6 +79,13 @@ def title_identifiers(
         # Titles are the same if their tokens are: many tokenizers join letters and their accents, for example.
         return tuple(encoded[text] if text in encoded else _ids(text, tokenizer))
 
+    if tuple(distinguish_by) != Identifiers.model_fields["distinguish_by"].default:
+        for name in distinguish_by:
+            if name not in catalog.attributes:
+                raise IdentifierError(
+                    f"identifiers.distinguish_by names {name!r}{nearest(name, catalog.attributes)}, which this catalogue does not "
+                    f"have. Expected some of {', '.join(catalog.attributes) or 'none: there are none'}."
+                )
     texts, changed = distinct_titles(catalog, distinguish_by, key)
     return terminated("title", texts, tokenizer, end, changed)
 
@@ -95,7 +102,7 @@ def terminated(
     Raises
     ------
     IdentifierError
-        ``end`` is not a single token.
+        ``end`` is not a single token, or an attribute is asked for that the catalogue lacks.
     """
     problems = end_problems(end, tokenizer)
     if problems:

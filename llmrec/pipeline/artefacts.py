@@ -75,7 +75,10 @@ def remove_unfinished(run: Path) -> None:
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keep a second process out of a run directory, and remove what a killed one left half-written."""
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ArtefactError(f"{str(run)!r} is a file, or below one. Expected the path of a folder.") from None
     lock = FileLock(run / ".lock")
     try:
         with lock.acquire(timeout=0):

@@ -38,7 +38,7 @@ def recommend_file(
     shard_users: int = 1024,
     replicas: int | None = None,
 ) -> None:
-    """Recommend to every user of a log with a run's fine-tuned model.
+    """Recommend to every user of a log with a run's fine-tuned model, searched as its first system that is kept inside the catalogue.
 
     Writes ``part-00000.parquet`` and so on, a shard of users each, as they are made; then ``rejects.jsonl``, one line for
     each user without a list, with the reason, and ``summary.json``, which says that the job is complete. Killed at any
@@ -69,6 +69,12 @@ def recommend_file(
     if config.prompt.target_time:
         raise ConfigError(
             "prompt.target_time is on, and nobody knows when the next event of a user is. Expected it off."
+        )
+    if (name := config.served_system) is not None:
+        config = config.model_copy(update={"decoding": config.decoding_for(name)})
+    if config.decoding.search == "free":
+        raise ConfigError(
+            "search is free, which may write what is no item and leave lists short. Expected beam or exact: set decoding.search."
         )
     with locked(output):
         adapter_meta(config.output / "adapter", finetune_key(config))

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, all of it, before a model is loaded or anything is computed."""
+"""What is wrong with a recipe and its systems, all of it, before a model is loaded or anything is computed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from llmrec.config import RunConfig, System
-from llmrec.errors import LlmrecError
+from llmrec.data.catalog import Catalog
+from llmrec.errors import ConfigError, LlmrecError
 from llmrec.pipeline.adapter import WEIGHTS, adapter_digest
+from llmrec.pipeline.decoder import knows_cold_items
 from llmrec.pipeline.parts import (
     checked_template,
     load_base_tokenizer,
@@ -18,9 +20,10 @@ from llmrec.pipeline.parts import (
     pick_device,
 )
 from llmrec.recommenders.base import ScoringRecommender
-from llmrec.recommenders.registry import RECOMMENDERS
+from llmrec.recommenders.llm_scores import LanguageModel
+from llmrec.recommenders.registry import RECOMMENDERS, build_recommender
 
-__all__ = ["recipe_problems"]
+__all__ = ["check_systems", "recipe_problems"]
 
 
 def recipe_problems(config: RunConfig) -> list[str]:
@@ -60,6 +63,36 @@ def recipe_problems(config: RunConfig) -> list[str]:
     return problems
 
 
+def check_systems(config: RunConfig, catalog: Catalog) -> None:
+    """Build every system once, to find what the catalogue and the rest of the config do not allow.
+
+    Raises
+    ------
+    ConfigError
+        Some cannot be built: names all of them.
+    """
+    problems = []
+    part = LanguageModel(_no_model, "", knows_cold_items(config))
+    for name, system in config.systems.items():
+        if name in config.llm_systems:
+            continue
+        try:
+            build_recommender(
+                name,
+                system,
+                catalog=catalog,
+                language_model=part if config.has_language_model(name) else None,
+            )
+        except ConfigError as error:
+            problems.append(f"  - systems.{name}: {error}")
+    if problems:
+        raise ConfigError("\n".join(["Some systems cannot be made of this catalogue and config:", *problems]))
+
+
+def _no_model() -> Any:
+    raise AssertionError("what is built here is not fitted")
+
+
 def _scheme(config: RunConfig) -> Any:
     from llmrec.identifiers.schemes import load_scheme
 
@@ -69,15 +102,7 @@ def _scheme(config: RunConfig) -> Any:
 def _layers(config: RunConfig, model: Any) -> list[str]:
     from llmrec.finetune.lora import target_problems
 
-    names = [n for n, m in model.named_modules() if n and not list(m.children())]
-    problems = target_problems(config.finetune, names)
-    head = next(n for n, m in model.named_modules() if m is model.get_output_embeddings()).rsplit(".", 1)[-1]
-    if head in config.finetune.target_modules:
-        problems.append(
-            f"finetune.target_modules names the head, {head!r}, whose rows finetune.loss: catalogue computes for the "
-            "catalogue's tokens only. Expected layers of the backbone: leave it out."
-        )
-    return problems
+    return target_problems(config.finetune, model)
 
 
 def _missing_parts(config: RunConfig) -> list[str]:

@@ -84,6 +84,8 @@ def compare_runs(
         raise ArtefactError(
             f"{str(output)!r} is a run directory, and has a report of its own. Expected another folder: --output DIR."
         )
+    if output.is_file():
+        raise ArtefactError(f"{str(output)!r} is a file. Expected the path of a folder: --output DIR.")
     read = [read_run(path, runs) for path in runs]
     first = read[0]
     for run in read[1:]:

@@ -21,7 +21,7 @@ from llmrec.recommenders.llm import LLMRecommender
 from llmrec.recommenders.llm_scores import LanguageModel
 from llmrec.recommenders.registry import build_recommender
 
-__all__ = ["language_model_part", "make_servable", "open_decoder"]
+__all__ = ["knows_cold_items", "language_model_part", "make_servable", "open_decoder"]
 
 
 def language_model_part(
@@ -38,12 +38,12 @@ def language_model_part(
             decoding=config.decoding,
         ),
         hashlib.sha256(key.encode()).hexdigest()[:32],
-        _knows_cold_items(config),
+        knows_cold_items(config),
         on_users,
     )
 
 
-def _knows_cold_items(config: RunConfig) -> bool:
+def knows_cold_items(config: RunConfig) -> bool:
     """Say whether the model has learned something of items without training events: from titles, or from a teacher that knows them."""
     scheme, vectors = config.identifiers.scheme, config.identifiers.vectors
     teacher = config.finetune.distillation.teacher

@@ -88,7 +88,7 @@ def diagnose(
     adapter_meta(config.output / "adapter", finetune_key(config))
     options = {
         # Lists of a free search would differ in what is no item too.
-        "system": min(config.llm_systems, key=lambda name: config.decoding_for(name).search == "free"),
+        "system": config.served_system,
         "users": users,
         "titles": titles,
         "beside": list(names),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -162,7 +162,7 @@ def _teach(name: str, teacher: Any, split: Split) -> Row:
     """Estimate how long a teacher takes to be asked about all training events."""
     few = split.valid.histories[:_ASKED]
     seconds = 0.0
-    for part in teacher.parts_.values() if isinstance(teacher, MadeOfParts) else (teacher,):
+    for part in _leaves(teacher):
         if isinstance(part, SequentialRecommender):
             part.max_epochs = 1  # one that was "trained before" is not trained yet
             part.fit(split)
@@ -171,6 +171,15 @@ def _teach(name: str, teacher: Any, split: Split) -> Row:
         seconds += time.monotonic() - started
     events = len(split.train.items)
     return f"teach by {name}", f"{events:,} training events", seconds / len(few) * events, f"{len(few)} users"
+
+
+def _leaves(recommender: Any) -> Iterator[Any]:
+    """Yield a recommender, or what it is made of, at whatever depth."""
+    if not isinstance(recommender, MadeOfParts):
+        yield recommender
+        return
+    for part in recommender.parts_.values():
+        yield from _leaves(part)
 
 
 def _untrained(config: RunConfig, split: Split, catalog: Catalog) -> LanguageModel:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmrec.config_file import load_config
 from llmrec.errors import ArtefactError
-from llmrec.pipeline.adapter import adapter_meta
+from llmrec.pipeline.adapter import adapter_digest, adapter_meta
 from llmrec.pipeline.artefacts import read_json, whole_folder, write_text
 from llmrec.pipeline.checkpoint import check_mergeable, write_checkpoint
 from llmrec.pipeline.keys import finetune_key
@@ -44,7 +44,10 @@ def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
     parts = language_parts(config, split, catalog, identifiers)
     names = config.llm_systems
     measured = config.output / "evaluation" / f"{names[0]}.json" if names else None
-    means = read_json(measured).get("means", {}) if measured is not None and measured.is_file() else {}
+    evaluated = read_json(measured) if measured is not None and measured.is_file() else {}
+    # Those of an adapter that was there before say nothing of this one.
+    ours = evaluated.get("meta", {}).get("adapter") == adapter_digest(config.output / "adapter")
+    means = evaluated.get("means", {}) if ours else {}
     with whole_folder(output) as work:
         write_checkpoint(config, catalog, parts, work)
         card = model_card(config, split.protocol, parts, trained, merged=True, measured=means)

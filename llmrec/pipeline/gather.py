@@ -25,6 +25,7 @@ from llmrec.eval.words import label, sentence_list
 from llmrec.pipeline.keys import own_settings
 from llmrec.pipeline.lists import SystemLists, read_file, read_lists
 from llmrec.progress import say
+from llmrec.yaml_text import read_yaml
 
 __all__ = ["Entry", "Run", "entries_of", "questions", "read_run", "told_apart", "users_of"]
 
@@ -59,7 +60,7 @@ def read_run(path: Path, all_runs: Sequence[Path]) -> Run:
         It holds no run.
     """
     try:
-        content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        content = read_yaml((path / "config.yaml").read_text(encoding="utf-8"))
         config = RunConfig.model_validate(content)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
         raise ArtefactError(

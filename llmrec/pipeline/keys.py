@@ -51,7 +51,10 @@ def identifiers_key(config: RunConfig) -> dict[str, Any]:
 
 
 def finetune_key(config: RunConfig) -> dict[str, Any]:
-    """Return what decides the adapter. How often it is saved, where it runs and in what pieces decide nothing."""
+    """Return what decides the adapter. How often it is saved, where it runs and in what pieces decide nothing.
+
+    Nor shall the section decoding, though validation searches as it says: lists of one adapter can be made in several ways.
+    """
     dumped = config.model_dump(mode="json", include={"prompt", "model", "finetune"})
     for name in ("save_steps", "report_to", "micro_batch_tokens", "gradient_checkpointing"):
         del dumped["finetune"][name]
@@ -109,6 +112,8 @@ def recommend_key(config: RunConfig, name: str, seed: int | None = None) -> dict
     evaluation: dict[str, Any] = {"k": config.evaluation.k}
     if config.has_language_model(name):
         models["language_model"] = finetune_key(config) | {"normalisation": config.decoding.normalisation}
+        if (decoding := config.decoding_for(name)).search != "exact":
+            models["decoding"] = decoding_key(decoding)
         evaluation = config.evaluation.model_dump(mode="json", include={"users", "users_seed", "k"})
     return {
         **prepare_key(config),

@@ -17,6 +17,7 @@ from llmrec.errors import ArtefactError
 from llmrec.eval.evaluate import Cost, Evaluation, evaluate, train_counts
 from llmrec.pipeline.artefacts import check_key
 from llmrec.pipeline.keys import recommend_key
+from llmrec.progress import say
 
 __all__ = ["SystemLists", "evaluate_lists", "first_trainings", "pooled", "read_file", "read_lists"]
 
@@ -51,6 +52,8 @@ def read_file(path: Path, catalog: Catalog, system: str | None = None) -> System
 def read_lists(config: RunConfig, catalog: Catalog, *, check_keys: bool = True) -> list[SystemLists]:
     """Read all lists: first those of the config, in its order, then those made elsewhere.
 
+    Those that the run has made of a system which the config no longer has are left out: what made them is not known any more.
+
     Parameters
     ----------
     check_keys
@@ -76,6 +79,9 @@ def read_lists(config: RunConfig, catalog: Catalog, *, check_keys: bool = True) 
     for stem in [*expected, *others]:
         path = folder / f"{stem}.parquet"
         lists = read_file(path, catalog)
+        if "key" in lists.meta and lists.system not in config.systems:
+            say(f"Left out: {path}, of a system that the config no longer has.")
+            continue
         if check_keys and lists.meta and lists.system in config.systems:
             # A training that the config no longer asks for is one of the same system all the same.
             _, seed = expected.get(stem, (lists.system, lists.seed))

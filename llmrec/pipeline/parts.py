@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -273,10 +274,14 @@ def pick_attention(wanted: str, device: str) -> str:
 
 
 def pick_device(device: str) -> str:
-    """Resolve ``auto``; a GPU that is not there raises :class:`ConfigError`."""
+    """Resolve ``auto``; a device that is not there raises :class:`ConfigError`."""
     import torch
 
     found = torch.cuda.is_available()
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(
+            f"model.device is {device!r}. Expected auto, cpu, cuda, or cuda:1 for the second GPU."
+        )
     if found and device in ("auto", "cuda") and "LOCAL_RANK" in os.environ:
         return f"cuda:{os.environ['LOCAL_RANK']}"  # one of several processes: its own GPU
     if device == "auto":
@@ -285,6 +290,11 @@ def pick_device(device: str) -> str:
         raise ConfigError(
             f"model.device is {device!r}, and PyTorch finds no CUDA GPU on this machine. Expected one: check the driver "
             "and that the CUDA build of torch is installed, or set model.device to cpu or auto."
+        )
+    if ":" in device and int(device.partition(":")[2]) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"model.device is {device!r}, and PyTorch finds {torch.cuda.device_count()} GPUs, of which the first is cuda:0. "
+            "Expected one of them, or auto."
         )
     return device
 

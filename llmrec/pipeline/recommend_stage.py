@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrec.config import RunConfig
+from llmrec.config import RunConfig, System
 from llmrec.data.catalog import Catalog
 from llmrec.data.recommendations import Recommendations, read_meta, write_recommendations
 from llmrec.data.split import Split
@@ -147,7 +147,7 @@ def _recommend_llm(
         )
     seconds = time.monotonic() - started
     cost = Cost(
-        fit_seconds=_fit_seconds(config, trained),
+        fit_seconds=_fit_seconds(config, name, trained),
         recommend_seconds=seconds,
         recommend_users=len(holdout),
         peak_memory_bytes=max(peak_memory() or 0, trained.get("peak_memory_bytes") or 0) or None,
@@ -217,7 +217,7 @@ def _recommend_other(
         seconds = time.monotonic() - started
     # What another system of the run has done already is no cheaper for that.
     seconds += getattr(recommender, "spared_seconds_", 0.0) - spared
-    finetuned = _fit_seconds(config, trained) if has_llm else 0.0
+    finetuned = _fit_seconds(config, name, trained) if has_llm else 0.0
     cost = Cost(
         fit_seconds=None if finetuned is None else fitted + spared + finetuned,
         recommend_seconds=seconds,
@@ -249,17 +249,28 @@ def _recommend_other(
     return recs, meta
 
 
-def _fit_seconds(config: RunConfig, trained: dict[str, Any]) -> float | None:
-    """Return the seconds of the language model's training, and of the systems that it takes something from."""
+def _fit_seconds(config: RunConfig, name: str, trained: dict[str, Any]) -> float | None:
+    """Return the seconds of the language model's training, and of the systems that it takes something from.
+
+    A system ``name`` that has one of the latter as a part has counted it.
+    """
     seconds: float | None = trained.get("seconds")
     if seconds is None:
         return None
     needed = products(config)
-    for name in {product.system for product in needed.values()}:
-        path = config.output / "recommendations" / f"{name}.parquet"
+    parts = [_training(config, *part) for part in config.systems[name].flattened(name)]
+    for source in {product.system for product in needed.values()}:
+        if _training(config, source, config.systems[source]) in parts:
+            continue
+        path = config.output / "recommendations" / f"{source}.parquet"
         meta = (read_meta(path) if path.is_file() else None) or {}
         seconds += meta.get("cost", {}).get("fit_seconds") or 0.0
     return seconds + sum(product.seconds(config.output) for product in needed.values())
+
+
+def _training(config: RunConfig, name: str, system: System) -> tuple[str, dict[str, Any]]:
+    """Return what tells the first training of a system, or of a part, from others of the run."""
+    return system.kind_as(name), {"seed": config.seed, **system.options}
 
 
 def _device_words(device: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,6 +11,7 @@ from llmrec.config import RunConfig
 from llmrec.config_file import load_config
 from llmrec.errors import ArtefactError, ConfigError
 from llmrec.pipeline.artefacts import locked
+from llmrec.pipeline.checks import check_systems, recipe_problems
 from llmrec.pipeline.finetune_stage import finetune_stage
 from llmrec.pipeline.parts import pick_device
 from llmrec.pipeline.prepare_stage import prepare
@@ -36,11 +38,15 @@ def run(config_path: Path, overrides: Sequence[str] = (), until: str | None = No
     """
     trains = until in (None, "finetune")
     config = load_config(config_path, overrides, check=_recipe_problems if trains else None)
+    if until == "finetune":
+        _need_language_model(config, config_path)
     with locked(config.output):
         if until not in (None, "prepare"):
             _need_split(config)
         split, catalog = prepare(config)
-        if until in (None, "finetune") and config.language_systems:
+        if trains or until == "recommend":
+            check_systems(config, catalog)
+        if trains and config.language_systems:
             finetune_stage(config, split, catalog)
         if until in (None, "recommend"):
             recommend_stage(config, split, catalog)
@@ -53,7 +59,8 @@ def run(config_path: Path, overrides: Sequence[str] = (), until: str | None = No
             if until != "compare":
                 write_evaluations(config, evaluations)
             if until != "evaluate":
-                command = " ".join(["llmrec run", str(config_path), *(f"--set {o}" for o in overrides)])
+                sets = (part for override in overrides for part in ("--set", override))
+                command = shlex.join(["llmrec", "run", str(config_path), *sets])
                 say(f"Report: {compare_stage(config, split, catalog, read, evaluations, command)}")
 
 
@@ -61,7 +68,7 @@ def dry_run(config_path: Path, overrides: Sequence[str] = ()) -> None:
     """Estimate time and memory of all stages from a short measurement; writes nothing into the run directory."""
     from llmrec.pipeline.estimate import estimate
 
-    estimate(load_config(config_path, overrides))
+    estimate(load_config(config_path, overrides, check=_recipe_problems))
 
 
 def finetune(config_path: Path, overrides: Sequence[str] = ()) -> Path:
@@ -72,16 +79,13 @@ def finetune(config_path: Path, overrides: Sequence[str] = ()) -> Path:
     from accelerate import PartialState
 
     config = load_config(config_path, overrides, check=_recipe_problems)
-    if not config.language_systems:
-        raise ConfigError(
-            f"The config {str(config_path)!r} has no language model among its systems. Expected one: add 'llm: {{}}' to "
-            "systems."
-        )
+    _need_language_model(config, config_path)
     cpu = pick_device(config.model.device) == "cpu"
     state = PartialState(cpu=cpu)
     with locked(config.output) if state.is_main_process else nullcontext():
         if state.is_main_process:
             split, catalog = prepare(config)
+            check_systems(config, catalog)
             run_identifiers(config, split, catalog)
             make_sources(config, split, catalog)
         # The others read what the first has written.
@@ -95,9 +99,14 @@ def finetune(config_path: Path, overrides: Sequence[str] = ()) -> Path:
 
 def _recipe_problems(config: RunConfig) -> list[str]:
     """Return what is wrong with a recipe; nothing is asked about one whose adapter is there."""
-    from llmrec.pipeline.checks import recipe_problems
-
     return [] if (config.output / "adapter").is_dir() else recipe_problems(config)
+
+
+def _need_language_model(config: RunConfig, path: Path) -> None:
+    if not config.language_systems:
+        raise ConfigError(
+            f"The config {str(path)!r} has no language model among its systems. Expected one: add 'llm: {{}}' to systems."
+        )
 
 
 def _need_split(config: RunConfig) -> None:

@@ -197,7 +197,7 @@ def _add(
 def _parse(written: Any) -> Choices | Range | str:
     """Return values as the config writes them, or what is wrong with that."""
     if isinstance(written, (list, tuple)):
-        values = tuple(_plain(v) for v in written)
+        values = tuple(written)
         if not values or not all(v is None or isinstance(v, (int, float, str)) for v in values):
             return f"got {written!r}; expected one value or more: numbers, texts, true, false or null"
         if not all(math.isfinite(v) for v in values if isinstance(v, float)):
@@ -212,7 +212,8 @@ def _parse(written: Any) -> Choices | Range | str:
     for key in written:
         if key not in _RANGE:
             return f"got {key!r}{nearest(str(key), _RANGE)}; expected a range of {', '.join(_RANGE)}"
-    low, high, step = (_plain(written.get(key)) for key in ("low", "high", "step"))
+    ends: list[Any] = [written.get(key) for key in ("low", "high", "step")]
+    low, high, step = ends
     log = written.get("log", False)
     numbers = [v for v in (low, high, step) if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if len(numbers) < 2 + (step is not None) or not all(map(math.isfinite, numbers)):
@@ -229,16 +230,6 @@ def _parse(written: Any) -> Choices | Range | str:
         if steps < 1 or abs(steps - round(steps)) > 1e-6 or (whole and not isinstance(step, int)):
             return f"got {dict(written)!r}; expected whole steps from low to high"
     return Range(low, high, step, log)
-
-
-def _plain(value: Any) -> Any:
-    """Return a number that YAML reads as text, such as 1e-4, as a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _option_problems(

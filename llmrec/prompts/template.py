@@ -17,10 +17,11 @@ from pathlib import Path
 import yaml
 
 from llmrec.errors import PromptError, nearest
+from llmrec.yaml_text import read_yaml
 
 __all__ = ["PromptTemplate", "load_template", "template_names"]
 
-_FIELD = re.compile(r"\{(\w*)\}")
+_FIELD = re.compile(r"\{([^{}\[\]]*)\}")
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 _KEYS = ("name", "description", "preamble", "before", "after")
 
@@ -127,7 +128,12 @@ def load_template(name_or_path: str) -> PromptTemplate:
                 f"There is no prompt template file {name_or_path!r}. Expected an existing YAML file, or the name of "
                 f"one that comes with llmrec: {', '.join(template_names())}."
             )
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise PromptError(
+                f"The prompt template {name_or_path!r} is not UTF-8: {error}. Expected a text file in that encoding."
+            ) from None
     else:
         if name_or_path not in template_names():
             raise PromptError(
@@ -136,7 +142,7 @@ def load_template(name_or_path: str) -> PromptTemplate:
             )
         text = _shipped().joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
     try:
-        content = yaml.safe_load(text)
+        content = read_yaml(text)
     except yaml.YAMLError as error:
         raise PromptError(f"The prompt template {name_or_path!r} is not valid YAML: {error}.") from None
     if not isinstance(content, dict) or set(content) != set(_KEYS):

@@ -109,6 +109,15 @@ class Verbalizer:
         PromptError
             The document is longer than the model's context.
         """
+        document = self._written(history, now)
+        if self.context_length is not None and len(document.token_ids) > self.context_length:
+            raise PromptError(
+                f"The document of user {history.user_id!r} takes {len(document.token_ids):,} tokens; the model reads at most "
+                f"{self.context_length:,}. {self._shorter}"
+            )
+        return document
+
+    def _written(self, history: History, now: int | None = None) -> Document:
         pieces, starts, stops = [self._head], [], []
         position = len(self._head)
         for item, when in zip(history.items.tolist(), self._times(history.timestamps, now), strict=True):
@@ -117,10 +126,11 @@ class Verbalizer:
             stops.append(position + len(before) + len(identifier))
             pieces += [before, identifier, after]
             position = stops[-1] + len(after)
-        tokens = np.concatenate(pieces)
-        self._check_length(tokens, history)
         return Document(
-            tokens, history.items, np.asarray(starts, dtype=np.int64), np.asarray(stops, dtype=np.int64)
+            np.concatenate(pieces),
+            history.items,
+            np.asarray(starts, dtype=np.int64),
+            np.asarray(stops, dtype=np.int64),
         )
 
     def prompt(self, history: History) -> NDArray[np.int64]:
@@ -142,7 +152,7 @@ class Verbalizer:
         window = History(
             history.user_id, history.items[-self.max_events :], history.timestamps[-self.max_events :]
         )
-        pieces = [self.document(window).token_ids]
+        pieces = [self._written(window).token_ids]
         if self.template.before:
             when = ""
             if self.template.reveals_target_time:
@@ -155,8 +165,19 @@ class Verbalizer:
                 when = self._times(np.append(window.timestamps, history.next_timestamp), now)[-1]
             pieces.append(self._encode(render(self.template.before, {"time": when})))
         tokens = np.concatenate(pieces)
-        self._check_length(tokens, history, room=self._longest)
+        if self.context_length is not None and len(tokens) + self._longest > self.context_length:
+            raise PromptError(
+                f"The prompt of user {history.user_id!r} takes {len(tokens):,} tokens and the longest identifier "
+                f"{self._longest:,}; the model reads at most {self.context_length:,}. {self._shorter}"
+            )
         return tokens
+
+    @property
+    def _shorter(self) -> str:
+        return (
+            f"Expected less: lower prompt.max_events (now {self.max_events}), choose a shorter template, or a model with a longer "
+            "context. Nothing was cut off."
+        )
 
     @cached_property
     def end_token_id(self) -> int | None:
@@ -193,12 +214,3 @@ class Verbalizer:
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
             self._cache[text] = np.asarray(ids, dtype=np.int64)
         return self._cache[text]
-
-    def _check_length(self, tokens: NDArray[np.int64], history: History, room: int = 0) -> None:
-        if self.context_length is not None and len(tokens) + room > self.context_length:
-            raise PromptError(
-                f"The prompt of user {history.user_id!r} takes {len(tokens):,} tokens and the longest identifier "
-                f"{room:,}; the model reads at most {self.context_length:,}. Expected both to fit: lower "
-                f"prompt.max_events (now {self.max_events}), choose a shorter template, or a model with a longer "
-                "context. Nothing was cut off."
-            )

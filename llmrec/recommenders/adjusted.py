@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrec.config import LLM, System
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories
 from llmrec.data.split import Split
@@ -55,6 +56,11 @@ class Adjusted(MadeOfParts):
     name
         The name under which its recommendations are stored.
 
+    Raises
+    ------
+    ConfigError
+        The settings have problems, or the part knows nothing of items without training events.
+
     Attributes
     ----------
     constant_
@@ -88,6 +94,13 @@ class Adjusted(MadeOfParts):
             checkpoint=checkpoint,
             language_model=language_model,
         )
+        ((part, inner),) = self.parts_.items()
+        unknown = language_model is None and System.model_validate({"parts": parts}).has_kind(LLM, name)
+        if not (inner.knows_cold_items or unknown):
+            raise ConfigError(
+                f"{name} got {part}, which knows nothing of items without training events, so that all of them have the lowest score or any. "
+                "Expected a part that does: content, a hybrid with it, or a language model that writes titles or was taught by one of these."
+            )
         self.constant, self.constant_ = constant, 0.0
         self.chosen_: dict[str, Any] = {}
 
@@ -109,19 +122,7 @@ class Adjusted(MadeOfParts):
         return problems
 
     def fit(self, split: Split) -> None:
-        """Fit the part, and choose the constant if none is given.
-
-        Raises
-        ------
-        ConfigError
-            The part knows nothing of items without training events.
-        """
-        ((name, part),) = self.parts_.items()
-        if not part.knows_cold_items:
-            raise ConfigError(
-                f"{self.name} got {name}, which knows nothing of items without training events, so that all of them have the lowest score or any. "
-                "Expected a part that does: content, a hybrid with it, or a language model that writes titles or was taught by one of these."
-            )
+        """Fit the part, and choose the constant if none is given."""
         self.fit_parts(split)
         self._is_cold = ~split.warm  # [N]
         if self.constant is None:
@@ -137,7 +138,8 @@ class Adjusted(MadeOfParts):
             return
         constants = _CONSTANTS[np.abs(_CONSTANTS).argsort(kind="stable")]
         # Of z-scores and ones, the latter weighted by the constant, and among cold items alone.
-        mixes = [Mix(np.array([1.0, 0.0]), np.array([1.0, c])) for c in constants]
+        plain = np.array([1.0, 0.0])  # one array: what mixes have in common is worked out once
+        mixes = [Mix(plain, np.array([1.0, c])) for c in constants]
         gains = []
         for users in self.blocks(asked):
             z = self._standard(users.histories)

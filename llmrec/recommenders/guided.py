@@ -40,7 +40,8 @@ class Guided(MadeOfParts):
     Parameters
     ----------
     parts
-        Two: ``llm``, the run's fine-tuned language model, and a recommender that scores all items.
+        Two: ``llm``, the run's fine-tuned language model, and a recommender that scores all items. The beam is as wide as
+        ``decoding`` says, in torch, and normalised as the part ``llm`` says, or ``decoding``.
     weight
         Of the other part, 0 or more; 0 is the language model alone. ``None`` chooses it on the validation users: the best NDCG@10 of
         0, 1/4, 1/2, 1, 2 and 4, one search for each.
@@ -130,6 +131,10 @@ class Guided(MadeOfParts):
                 "users, or a weight in the config."
             )
         self.fit_parts(split)
+        # Of its own: what is opened for one system is no other's.
+        self.llm.decoding = self.llm.decoding.model_copy(
+            update={"search": "beam", "normalisation": self.model.normalisation}
+        )
         if self.weight is not None:
             self.weight_ = self.weight
             return

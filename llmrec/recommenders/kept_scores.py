@@ -6,6 +6,7 @@ Shapes: U users, N items of the catalogue.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ class KeptScores:
         try:
             with np.load(path) as found:
                 questions = found["questions"].tolist()
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ArtefactError(
                 f"{str(path)!r} cannot be read as kept scores ({error}). Expected what an earlier system of the run has "
                 "left: remove it, and its users are scored again."

@@ -169,7 +169,7 @@ class LLMRecommender:
         return ndcg if settings.metric == "ndcg@10" else loss
 
     def recommend(self, histories: Histories, k: int, *, exclude_seen: bool = True) -> Recommendations:
-        """Return the ``k`` most probable items for each history, best first.
+        """Return the ``k`` most probable items for each history, best first; fewer, then -1, where fewer are left.
 
         Raises
         ------
@@ -214,16 +214,21 @@ class LLMRecommender:
         on_progress: OnProgress | None = None,
         guide: tuple[NDArray[np.floating], float] | None = None,
     ) -> Recommendations:
-        prompts = [self.verbalizer.prompt(history) for history in histories]
         items = np.full((len(histories), k), -1, dtype=np.int32)
         scores = np.full((len(histories), k), -np.inf)
-        self.certified_ = np.zeros(len(histories), dtype=bool)
+        self.certified_ = np.ones(len(histories), dtype=bool)
+        none = np.empty(0, np.int32)
+        seen = [np.unique(history.items) if exclude_seen else none for history in histories]
+        # Whoever has seen everything gets an empty list, for certain, and the others theirs.
+        asked = np.flatnonzero([len(own) < self.trie.n_items for own in seen])
+        prompts = [self.verbalizer.prompt(histories[int(row)]) for row in asked]
         done = 0
-        for rows in self.batches(prompts):
-            seen = [histories[int(r)].items if exclude_seen else np.empty(0, np.int32) for r in rows]
-            steered = guide and Guide(self.trie, guide[0][rows], guide[1], seen)
-            self._search(rows, [prompts[r] for r in rows], seen, items, scores, steered)
-            self.prompt_tokens_ += sum(len(prompts[r]) for r in rows)
+        for batch in self.batches(prompts):
+            rows = asked[batch]
+            hidden = [seen[row] for row in rows]
+            steered = guide and Guide(self.trie, guide[0][rows], guide[1], hidden)
+            self._search(rows, [prompts[b] for b in batch], hidden, items, scores, steered)
+            self.prompt_tokens_ += sum(len(prompts[b]) for b in batch)
             done += len(rows)
             if on_progress is not None:
                 on_progress(done, len(prompts))

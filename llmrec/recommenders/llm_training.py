@@ -142,6 +142,8 @@ class Training:
 
     def held_out_loss(self, users: Holdout) -> float:
         """Return the loss of some users' targets, in nats, summed over them."""
+        if not len(users):
+            return 0.0  # one of more processes than users
         whole = users.with_targets()
         last = whole.indptr[1:] - 1
         begin = np.maximum(whole.indptr[:-1], last - self.verbalizer.max_events)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
@@ -45,7 +46,27 @@ def build_recommender(name: str, system: System, **injected: Any) -> Any:
     cls = recommender_class(system.kind_as(name))
     accepted = inspect.signature(cls.__init__).parameters
     given = {k: v for k, v in {"name": name, **injected}.items() if k in accepted}
-    return cls(**(given | system.options))
+    return cls(**(given | _typed(cls, system.options)[0]))
+
+
+def _typed(cls: Any, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return options with the types of a constructor's parameters, and what is wrong with those that cannot have them.
+
+    64.0 is the whole number that a parameter asks for.
+    """
+    try:
+        # A dataclass has its types at the class, each to be read where it was written.
+        hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
+    except NameError:  # somebody else's, with names that are there for type checkers only
+        hints = {}
+    typed, problems = dict(options), {}
+    for option in options.keys() & hints.keys():
+        try:
+            adapter = TypeAdapter(hints[option], config=ConfigDict(arbitrary_types_allowed=True))
+            typed[option] = adapter.validate_python(options[option])
+        except ValidationError as error:
+            problems[option] = error.errors()[0]["msg"].lower()
+    return typed, problems
 
 
 def takes_seed(system: System, name: str) -> bool:
@@ -72,8 +93,7 @@ def system_problems(name: str, system: System, where: str | None = None, *, part
         return [f"{where}: {error}"]
     parameters = inspect.signature(cls.__init__).parameters
     valid = [p for p in parameters if p not in _INJECTED or (part and p == "seed")]
-    # A dataclass has its types at the class, each to be read where it was written.
-    hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
+    typed, mistyped = _typed(cls, system.options)
     problems = []
     if system.seeds > 1 and part:
         problems.append(
@@ -90,21 +110,16 @@ def system_problems(name: str, system: System, where: str | None = None, *, part
                 f"{where}.{option}: {kind} has no such setting{nearest(option, valid)}; expected one of "
                 f"{', '.join(valid)}"
             )
-        elif option in hints:
-            try:
-                adapter = TypeAdapter(hints[option], config=ConfigDict(strict=False))
-                adapter.validate_python(value)
-            except ValidationError as error:
-                problems.append(f"{where}.{option}: got {value!r}; {error.errors()[0]['msg'].lower()}")
-            else:
-                if option == "seed" and value < 0:
-                    problems.append(f"{where}.seed: got {value}; expected 0 or more")
+        elif option in mistyped:
+            problems.append(f"{where}.{option}: got {value!r}; {mistyped[option]}")
+        elif option == "seed" and typed[option] is not None and typed[option] < 0:
+            problems.append(f"{where}.seed: got {value}; expected 0 or more")
     if not problems and hasattr(cls, "option_problems"):
-        problems += cls.option_problems(system.options, where)
+        problems += cls.option_problems(typed, where)
     if not problems:
         try:
             build_recommender(name, system)
-        except (ConfigError, ValueError) as error:
+        except (ConfigError, ValueError, TypeError) as error:
             problems.append(f"{where}: {error}")
     return problems
 

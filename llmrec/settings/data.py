@@ -31,6 +31,16 @@ class Columns(Section):
     attributes: tuple[str, ...] = ()
     """Further columns of the items table, for prompts ({year}) and for telling equal titles apart."""
 
+    @field_validator("attributes")
+    @classmethod
+    def _free_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name in ("item_id", "title", "time"):
+                raise ValueError(
+                    f"an attribute cannot be called {name}, which prompts and files have a meaning for; expected another name: rename the column"
+                )
+        return value
+
 
 _SECRET = r"^(authorization|proxy-authorization|cookie|.*(password|passwd|secret|token|api[-_]?key).*)$"
 
@@ -183,7 +193,7 @@ class Cleaning(Section):
     earliest: str | None = None
     """ISO date; events before it are left out. A log that writes 0 for 'unknown' needs it: they would all be in 1970."""
     latest: str = "now"
-    """ISO date, or now; later events are left out as impossible."""
+    """ISO date, which is the last day, or moment; later events are left out. now: they are impossible, and count as faults."""
     events: tuple[str, ...] | None = None
     """Kinds of event that are kept; null for all. Needs columns.event."""
     min_rating: float | None = None
@@ -242,6 +252,11 @@ class Cleaning(Section):
             raise ValueError(
                 f"{value!r} is no format; expected auto, s, ms, us, ns, iso or a pattern such as %d/%m/%Y"
             )
+        if "%Z" in value:
+            raise ValueError(
+                f"{value!r} has names of zones (%Z), of which one can mean several; expected %z for +01:00, or the name written out in the "
+                "pattern and cleaning.timezone"
+            )
         return value
 
 
@@ -289,6 +304,10 @@ class Data(Section):
             problems.append("expected either 'dataset' (a name) or both 'interactions' and 'items' (tables)")
         if named and self.store is not None:
             problems.append("store is set and dataset too; expected it with tables of your own")
+        if named and self.columns != Columns():
+            problems.append(
+                "columns is set and dataset too, whose columns are known; expected it with tables of your own"
+            )
         if self.cleaning.events is not None and self.columns.event is None:
             problems.append("cleaning.events is set; expected columns.event, the column that says the kind")
         if self.cleaning.min_rating is not None and self.columns.rating is None and not named:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,7 +21,7 @@ class EvaluationSettings(Section):
     users."""
     k: int = Field(default=20, ge=1)
     """Length of the recommendation lists."""
-    cutoffs: tuple[int, ...] = (1, 5, 10, 20)
+    cutoffs: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 5, 10, 20), min_length=1)
     """Ranks at which metrics are cut; none above k."""
     baseline: str = "sasrec"
     """System that all others are tested against."""

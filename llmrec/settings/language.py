@@ -40,7 +40,7 @@ class Prompt(Section):
     """How a history is put into words."""
 
     template: str = "items"
-    """Name of a template that comes with llmrec (films, products, items), or the path of a .yaml file."""
+    """Name of a template that comes with llmrec (items, films, products, brief, bare: prompts/README.md), or the path of a .yaml file."""
     time: str = "gap"
     """What {time} says: none, gap, bucket, unit, date, weekday, part_of_day, hour, season, session or age, or several of them,
     joined by +: gap+weekday. Never finer than the resolution of the log: part_of_day and hour need a log that knows hours. age
@@ -141,7 +141,8 @@ class NewTokens(Section):
     """Under start: collaborative and with one token an item, train the softmax over cosines divided by this, as SASRec does
     here (0.1); the saved head is a plain product that ranks alike. null: train the product itself."""
     dropout: float = Field(default=0.25, ge=0, lt=1)
-    """Share of features zeroed in training, of new tokens' input embeddings and of the states that score them."""
+    """Share of features zeroed in training, of new tokens' input embeddings and of the states that score them, under
+    finetune.loss: catalogue; under vocab none are."""
 
 
 class Validation(Section):
@@ -202,8 +203,8 @@ class Finetune(Section):
     """Tokens per optimiser step with their padding, on all devices together: the result does not depend on the number of
     devices."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens that go through the model at once on a device; null for all of its share. Lower it when memory runs out: the
-    result stays the same."""
+    """Tokens that go through the model at once on a device, or a single longer document; null for all of its share. Lower it when
+    memory runs out: the result stays the same."""
     shuffle_ties: bool = False
     """Learn events of one user at one time in another random order in every epoch, since the log does not know theirs."""
     windows_per_user: int | None = Field(default=None, ge=1)

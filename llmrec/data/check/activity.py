@@ -116,7 +116,7 @@ def _cores(events: Histories) -> Iterator[tuple[str, Mask]]:
     users = np.repeat(np.arange(len(events), dtype=np.int32), events.lengths)
     yield "min_user_events: 3", np.repeat(events.lengths < 3, events.lengths)
     for k in (5, 10):
-        kept, _ = k_core(users, events.items, k, k)
+        kept = k_core(users, events.items, k, k)
         yield f"min_user_events: {k}, min_item_events: {k}", ~kept
 
 

@@ -48,8 +48,8 @@ class Counts:
     top_item: int  # catalogue index of the most popular item
     top_item_share: float
     kinds: Mapping[str, int]  # kind of event: how many; empty where the log does not say
-    ratings: Spread | None  # None where the log has none
-    unrated: int  # events without a rating in a log that has ratings
+    ratings: Spread | None  # None where the log has none that is a number
+    unrated: int  # events without a rating, or none that is a number, in a log with a column of them
 
 
 def count_pairs(events: Histories, n_items: int) -> Pairs:
@@ -80,7 +80,7 @@ def count_log(events: Histories, n_items: int, pairs: Pairs, frame: pl.DataFrame
     ratings, unrated = None, 0
     if "rating" in frame.columns:
         given = frame["rating"].drop_nulls().to_numpy()
-        ratings, unrated = Spread.of(given), total - len(given)
+        ratings, unrated = Spread.of(given) if len(given) else None, total - len(given)
     return Counts(
         users=len(events),
         items=n_items,

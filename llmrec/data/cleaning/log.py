@@ -17,7 +17,7 @@ from llmrec.data.order import by_user_and_time
 from llmrec.errors import DataError, nearest
 from llmrec.settings import Cleaning
 
-__all__ = ["ENOUGH", "HOUR", "clean_log", "k_core"]
+__all__ = ["ENOUGH", "HOUR", "clean_events", "clean_log", "k_core"]
 
 HOUR = 3600
 ENOUGH = 20  # events of a user before a share of them says something
@@ -39,34 +39,31 @@ def clean_log(log: EncodedLog, item_of: pl.DataFrame, cleaning: Cleaning, ledger
     DataError
         An item is not in the catalogue under ``unknown_items: error``, or no event is left.
     """
-    log = _known_items(log, item_of, cleaning, ledger)
-    user, time = (log.frame[name].to_numpy() for name in ("user", "timestamp"))
-    log = log.replace(log.frame[by_user_and_time(user, time)])
-    for step, setting, rule in _rules(cleaning):
+    log = clean_events(_known_items(log, item_of, cleaning, ledger), cleaning, ledger)
+    for step, setting, rule in _rules_of_users_and_items(cleaning):
         log = _leave_out(log, step, setting, rule(log.frame), ledger)
     return log
 
 
-def k_core(
-    user: NDArray[np.integer], item: NDArray[np.integer], min_user: int, min_item: int
-) -> tuple[Mask, int]:
-    """Leave out users and items with too few events until none has (Seidman 1983).
+def clean_events(log: EncodedLog, cleaning: Cleaning, ledger: Ledger) -> EncodedLog:
+    """Do the steps that look at a user's events alone; the log is then in the order of users and times."""
+    user, time = (log.frame[name].to_numpy() for name in ("user", "timestamp"))
+    log = log.replace(log.frame[by_user_and_time(user, time)])
+    for step, setting, rule in _rules_of_events(cleaning):
+        log = _leave_out(log, step, setting, rule(log.frame), ledger)
+    return log
+
+
+def k_core(user: NDArray[np.integer], item: NDArray[np.integer], min_user: int, min_item: int) -> Mask:
+    """Leave out users and items with too few events until none has (Seidman 1983); return which events are left [E].
 
     The result does not depend on what is left out first: it is the largest part of the log in which all have enough.
-
-    Returns
-    -------
-    kept
-        Which events are left [E].
-    rounds
-        How often it was looked through.
     """
     kept = np.ones(len(user), dtype=bool)
     columns, rows = [user, item], np.arange(len(user))
-    rounds, before = 0, -1
+    before = -1
     while len(rows) != before:
         before = len(rows)
-        rounds += 1
         for side, least in enumerate((min_user, min_item)):
             enough = (np.bincount(columns[side]) >= least)[columns[side]]
             if not enough.all():
@@ -74,7 +71,7 @@ def k_core(
     if len(rows) < len(user):
         kept[:] = False
         kept[rows] = True
-    return kept, rounds
+    return kept
 
 
 def _known_items(log: EncodedLog, item_of: pl.DataFrame, cleaning: Cleaning, ledger: Ledger) -> EncodedLog:
@@ -124,16 +121,23 @@ def _leave_out(
     return log
 
 
-def _rules(cleaning: Cleaning) -> list[tuple[str, str, Callable[[pl.DataFrame], Mask]]]:
-    """Return the steps that the settings ask for: name, setting, and what they leave out of a sorted log."""
-    c = cleaning
-    rules: list[tuple[str, str, Callable[[pl.DataFrame], Mask]]] = []
+Rules = list[tuple[str, str, Callable[[pl.DataFrame], Mask]]]
+"""Steps that the settings ask for: name, setting, and what they leave out of a sorted log."""
+
+
+def _rules_of_events(cleaning: Cleaning) -> Rules:
+    c, rules = cleaning, Rules()
     if c.duplicates == "drop":
         rules.append(("duplicate events", "cleaning.duplicates: drop", _duplicates))
     if c.repeats == "consecutive":
         rules.append(("the same item again at once", "cleaning.repeats: consecutive", _consecutive))
     if c.repeats == "all":
         rules.append(("the same item again", "cleaning.repeats: all", _repeats))
+    return rules
+
+
+def _rules_of_users_and_items(cleaning: Cleaning) -> Rules:
+    c, rules = cleaning, Rules()
     if (most := c.max_per_hour) is not None:
         rules.append(
             ("users with bursts", f"cleaning.max_per_hour: {most}", lambda frame: _bursts(frame, most))
@@ -165,7 +169,7 @@ def _rules(cleaning: Cleaning) -> list[tuple[str, str, Callable[[pl.DataFrame], 
                         frame["item"].to_numpy(),
                         c.min_user_events,
                         c.min_item_events,
-                    )[0]
+                    )
                 ),
             )
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -122,10 +123,11 @@ def as_ids(column: pl.Series, missing: Iterable[str]) -> pl.Series:
         return text.set(text.is_in(list(missing)).fill_null(False), None)
     if column.dtype.is_float():
         # pandas makes floats of whole numbers when one is missing: 17.0 is item 17.
-        whole = column.cast(pl.Int64, strict=False)
-        is_whole = (column.floor() == column) | column.is_null() | column.is_nan()
-        column = whole if is_whole.all() else column.set(column.is_nan(), None)
-    text = column.cast(pl.String, strict=False)
+        whole = column.cast(pl.Int64, strict=False).cast(pl.String)
+        column = column.set(column.is_nan(), None)
+        text = column.cast(pl.String).zip_with(column.floor() != column, whole)
+    else:
+        text = column.cast(pl.String, strict=False)
     return text.set(text.str.strip_chars().is_in(list(missing)).fill_null(False), None)
 
 
@@ -138,7 +140,8 @@ class _Encoder:
         self.times = TimestampParser(cleaning.timestamp_format, cleaning.timezone)
         self.earliest = None if cleaning.earliest is None else _seconds(cleaning.earliest)
         now = cleaning.latest == "now"
-        self.latest = int(datetime.now(UTC).timestamp()) if now else _seconds(cleaning.latest)
+        self.latest = int(datetime.now(UTC).timestamp()) if now else _last_second(cleaning.latest)
+        self.too_late = "in the future" if now else "too late"
         self.users, self.items, self.kinds = _Pool(), _Pool(), _Pool()
         self.parts: list[pl.DataFrame] = []
         self.origins: dict[str, int] = {}
@@ -174,7 +177,7 @@ class _Encoder:
         leave_out("unreadable times", times.is_null())
         if self.earliest is not None:
             leave_out("too early", times < self.earliest)
-        leave_out("in the future", times > self.latest)
+        leave_out(self.too_late, times > self.latest)
         encoded = {
             **_numbers(user=(self.users, users), item=(self.items, items)),
             "timestamp": times,
@@ -187,7 +190,10 @@ class _Encoder:
                 leave_out("other kinds of event", ~kind.is_in(list(cleaning.events)).fill_null(False), kind)
             encoded |= _numbers(event=(self.kinds, kind))
         if names.rating is not None:
-            rating = frame[names.rating].cast(pl.Float64, strict=False)
+            rating = frame[names.rating]
+            if rating.dtype in (pl.Categorical, pl.Enum):
+                rating = rating.cast(pl.String)
+            rating = rating.cast(pl.Float64, strict=False)
             rating = rating.set(~rating.is_finite(), None)
             if cleaning.min_rating is not None:
                 low = (rating < cleaning.min_rating).fill_null(True)
@@ -217,7 +223,7 @@ class _Encoder:
             ("missing user ids", "cleaning.missing", True, ""),
             ("missing item ids", "cleaning.missing", True, ""),
             ("unreadable times", f"cleaning.timestamp_format: {cleaning.timestamp_format}", True, form),
-            ("in the future", f"cleaning.latest: {cleaning.latest}", True, ""),
+            (self.too_late, f"cleaning.latest: {cleaning.latest}", cleaning.latest == "now", ""),
         ]
         if cleaning.earliest is not None:
             steps.insert(4, ("too early", f"cleaning.earliest: {cleaning.earliest}", False, ""))
@@ -260,6 +266,7 @@ _FORMS = {
     "us": "microseconds since 1970",
     "ns": "nanoseconds since 1970",
     "iso": "ISO 8601 dates",
+    "dates": "the dates that the column has",
 }
 
 
@@ -326,6 +333,12 @@ def hash_ids(ids: pl.Series, salt: bytes) -> pl.Series:
     names = ids.drop_nulls().unique()
     hashes = [hashlib.blake2b(n.encode(), key=key, digest_size=16).hexdigest() for n in names.to_list()]
     return ids.replace_strict(names, pl.Series(hashes, dtype=pl.String), return_dtype=pl.String, default=None)
+
+
+def _last_second(date: str) -> int:
+    """Return the moment of a date, or the last second of a day."""
+    is_day = re.fullmatch(r"\d{4}-?\d\d-?\d\d|\d{4}-?W\d\d-?\d", date)
+    return _seconds(date) + (86_399 if is_day else 0)
 
 
 def _seconds(date: str) -> int:

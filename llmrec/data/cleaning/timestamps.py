@@ -12,7 +12,7 @@ _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 # Numbers below the first bound are seconds, below the second milliseconds ...: as seconds, 1e11 is the year 5138; as
 # milliseconds it is 1973. Times between 1973 and 5138 can be told apart.
 _BELOW = {"s": 1e11, "ms": 1e14, "us": 1e17, "ns": float("inf")}
-_FARTHEST = 253_402_300_799  # the end of the year 9999, the last that dates can have
+_EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799  # dates are from the year 1 to the end of 9999
 
 
 class _Pattern(NamedTuple):
@@ -39,7 +39,7 @@ class TimestampParser:
     Parameters
     ----------
     form
-        ``auto``, ``s``, ``ms``, ``us``, ``ns``, ``iso`` or a pattern with ``%``.
+        ``auto``, ``s``, ``ms``, ``us``, ``ns``, ``iso`` or a pattern with ``%``; it becomes ``dates`` where a column has these.
     timezone
         Of dates with a time of day that do not say. Dates without one are that day in UTC wherever they come from: a log of
         days stays one.
@@ -53,6 +53,7 @@ class TimestampParser:
     def parse(self, column: pl.Series) -> pl.Series:
         """Return whole seconds [n], rounded down; null where nothing can be made of the value."""
         if column.dtype.is_temporal():
+            self.form = "dates"
             return self._dates(column)
         if not column.dtype.is_numeric():
             column = column.cast(pl.String, strict=False).str.strip_chars()
@@ -66,7 +67,7 @@ class TimestampParser:
         if self.form == "iso":
             return self._patterns(text, _ISO)
         has_time = any(code in self.form for code in ("%H", "%I", "%T", "%R", "%X", "%c", "%s"))
-        zone = any(code in self.form for code in ("%z", "%:z", "%#z", "%Z"))
+        zone = any(code in self.form for code in ("%z", "%:z", "%#z"))
         return self._patterns(text, (_Pattern(self.form, has_time, zone),))
 
     def _guess(self, column: pl.Series) -> str:
@@ -88,7 +89,7 @@ class TimestampParser:
         decimal = decimal.set(~decimal.is_finite(), None).floor().cast(pl.Int64, strict=False)
         number = whole.cast(pl.Int64, strict=False).fill_null(decimal)
         seconds = number // per_second
-        wrong = seconds.abs() > _FARTHEST
+        wrong = (seconds < _EARLIEST) | (seconds > _LATEST)
         if self.guessed:
             units = list(_BELOW)
             at = units.index(self.form)

@@ -17,7 +17,7 @@ from llmrec.data.sources.base import Batch
 from llmrec.errors import DataError
 from llmrec.settings import Cleaning, Columns, Privacy
 
-__all__ = ["clean_catalog", "clean_text", "without_entities", "without_markup"]
+__all__ = ["clean_catalog", "without_entities", "without_markup"]
 
 # Only what HTML has: "<3" and "<Insert name>" are parts of titles.
 _TAGS = (
@@ -61,20 +61,16 @@ def clean_catalog(
         )
     setting = f"cleaning.duplicate_items: {cleaning.duplicate_items}"
     frame = _leave_out(frame, again, "further rows of an item", setting, ledger)
-    frame = _clean_texts(frame, ["title", *attributes], cleaning, privacy, ledger)
+    frame = _clean_texts(frame, ["title", *map(_own, attributes)], cleaning, privacy, ledger)
     frame = _titled(frame, cleaning, ledger)
     frame, item_of = _merged(frame, cleaning, ledger)
-    texts = {name: tuple(frame[name].to_list()) for name in ("item_id", "title", *attributes)}
-    catalog = Catalog(texts["item_id"], texts["title"], {a: texts[a] for a in attributes})
-    return catalog, item_of
+    values = {a: tuple(frame[_own(a)].to_list()) for a in attributes}
+    return Catalog(tuple(frame["item_id"].to_list()), tuple(frame["title"].to_list()), values), item_of
 
 
-def clean_text(text: str, *, unescape: bool = True, strip_markup: bool = True) -> str:
-    """Return a title without entities, tags, control characters and runs of blanks."""
-    column = pl.Series([text])
-    for wanted, step in ((unescape, without_entities), (strip_markup, without_markup)):
-        column = step(column) if wanted else column
-    return str(column[0])
+def _own(attribute: str) -> str:
+    """Return the name of an attribute's column, which is none of those beside it."""
+    return f"attribute:{attribute}"
 
 
 def _read(
@@ -89,7 +85,7 @@ def _read(
                 {
                     "item_id": as_ids(batch.frame[columns.item_id], cleaning.missing),
                     "title": _text(batch.frame[columns.title]),
-                    **{a: _text(batch.frame[a]) for a in attributes},
+                    **{_own(a): _text(batch.frame[a]) for a in attributes},
                     "row": batch.rows,
                 }
             ).with_columns(origin=pl.lit(batch.origin))

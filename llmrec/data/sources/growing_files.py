@@ -19,8 +19,6 @@ from llmrec.settings.data import SourceSettings
 
 __all__ = ["GrowingFiles"]
 
-_WHOLE = (".parquet", ".gz", ".zst")  # written once; rows at their end would not be bytes at their end
-
 
 @dataclass(frozen=True)
 class _Read:
@@ -30,6 +28,7 @@ class _Read:
     size: int  # bytes that it had when reading began, and ...
     sha256: str  # ... what they were
     mtime: int | None  # nanoseconds; None while there may be more to read
+    half: bool = False  # whether the last row was taken without a line end, as in a file that is not written to any more
 
 
 class GrowingFiles:
@@ -48,6 +47,8 @@ class GrowingFiles:
         self.setting = setting
         self.files = files
         self.paths = [file.path for file in files.files]
+        # Written once: rows at their end would not be bytes at their end.
+        self.whole = {f.path for f in files.files if f.format == "parquet" or f.packed}
         self.name = files.name
 
     def columns(self) -> list[str]:
@@ -67,8 +68,9 @@ class GrowingFiles:
     ) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield the rows of new files, and those at the end of text files that have grown.
 
-        The state has, for each file, the last row taken and a digest of the bytes that were there. The last row of the last file
-        is left for the next time while it has no line end or the file is being written to: it may be half a row.
+        The state has, for each file, the last row taken and a digest of the bytes that were there. The last row of a text file is
+        left for the next time while it has no line end or the file is being written to: it may be half a row. It is taken where
+        a later file is there and the next update finds no more of it.
         """
         if since is not None and since.get("kind") != "files":
             raise DataError(
@@ -77,6 +79,7 @@ class GrowingFiles:
             )
         known = {path: _Read(**was) for path, was in ({} if since is None else since["files"]).items()}
         self._check_missing(known)
+        left: list[str] = []
         for path in self.paths:
             was = known.get(str(path), _Read(0, 0, hashlib.sha256().hexdigest(), None))
             stat = path.stat()
@@ -88,13 +91,19 @@ class GrowingFiles:
                 held = ""
                 done = begun
                 if is_last:
-                    batch, held = self._without_half_row(batch, path, stat)
-                    done = begun if held else replace(begun, mtime=stat.st_mtime_ns)
-                if last := _last_row(batch):
-                    known[str(path)] = replace(done, rows=last)
+                    waited = was.mtime is None and was.size == stat.st_size and path != self.paths[-1]
+                    half = self._half_row(batch, path, stat)
+                    if half and not waited:
+                        batch, held = _without(batch, _last_row(batch)), half
+                        left.append(held)
+                    else:
+                        done = replace(begun, mtime=stat.st_mtime_ns, half=bool(half))
+                last = _last_row(batch)
+                if last or held:
+                    known[str(path)] = replace(done, rows=max(last, was.rows))
                 state = {name: vars(read) for name, read in known.items()}
                 mark = f"{path.name}, row {max(last, was.rows):,}"
-                yield batch, {"kind": "files", "files": state, "watermark": mark, "left": held}
+                yield batch, {"kind": "files", "files": state, "watermark": mark, "left": " ".join(left)}
 
     def _rows(self, path: Path, columns: Sequence[str], taken: int) -> Iterator[Batch]:
         """Yield the rows of a file behind those taken."""
@@ -107,10 +116,10 @@ class GrowingFiles:
             if _last_row(batch):
                 yield batch
 
-    def _without_half_row(self, batch: Batch, path: Path, before: os.stat_result) -> tuple[Batch, str]:
-        """Leave out the last row of what may still be written; return what to say about it."""
-        if path.suffix.lower() in _WHOLE or path != self.paths[-1]:
-            return batch, ""
+    def _half_row(self, batch: Batch, path: Path, before: os.stat_result) -> str:
+        """Say why the last row of a file may be half a row; nothing where it is a whole one."""
+        if path in self.whole:
+            return ""
         last = _last_row(batch)
         grew = path.stat().st_size != before.st_size
         is_broken = any(row.row == last for row in batch.broken)
@@ -118,15 +127,12 @@ class GrowingFiles:
             with path.open("rb") as file:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) == b"\n":
-                    return batch, ""
-        keep = batch.rows != last
-        broken = tuple(row for row in batch.broken if row.row != last)
-        held = f"Row {last:,} of {path} is left for the next update: " + (
+                    return ""
+        return f"Row {last:,} of {path} is left for the next update: " + (
             "the file is being written to."
             if grew
             else "it has no line end, or is broken, and may be half a row."
         )
-        return Batch(batch.frame.filter(pl.Series(keep)), batch.origin, batch.rows[keep], broken), held
 
     def _check_missing(self, known: Mapping[str, _Read]) -> None:
         """Stop where files are gone, or have another name now."""
@@ -148,8 +154,12 @@ class GrowingFiles:
             raise self._changed(f"{path} had {was.size:,} bytes and has {size:,}")
         if _digest(path, was.size) != was.sha256:
             raise self._changed(f"the first {was.size:,} bytes of {path} have changed")
-        if was.size and size > was.size and path.suffix.lower() in _WHOLE:
-            raise self._changed(f"{path} has grown, and a {path.suffix} file is written once")
+        if was.size and size > was.size and path in self.whole:
+            raise self._changed(f"{path} has grown, and a file of this kind is written once")
+        if was.half and size > was.size:
+            raise self._changed(
+                f"{path} goes on in the middle of its last row, which has been taken as it was"
+            )
 
     def _changed(
         self, what: str, advice: str = "Put new events into new files, or at the end of text files"
@@ -169,6 +179,13 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
         before = batch
     if before is not None:
         yield before, True
+
+
+def _without(batch: Batch, row: int) -> Batch:
+    """Leave out one row, broken or not."""
+    keep = batch.rows != row
+    broken = tuple(it for it in batch.broken if it.row != row)
+    return Batch(batch.frame.filter(pl.Series(keep)), batch.origin, batch.rows[keep], broken)
 
 
 def _last_row(batch: Batch) -> int:

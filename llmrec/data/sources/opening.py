@@ -92,12 +92,36 @@ def open_growing(source: SourceSettings, setting: str, timestamp: str) -> Growin
     return opened  # type: ignore[return-value]
 
 
+_FILES_ELSEWHERE = (
+    "abfs",
+    "abfss",
+    "adl",
+    "az",
+    "dbfs",
+    "file",
+    "ftp",
+    "gcs",
+    "gs",
+    "hdfs",
+    "s3",
+    "s3a",
+    "s3n",
+    "sftp",
+    "wasbs",
+)
+
+
 def _by_place(source: SourceSettings, setting: str) -> str | None:
     """Return the kind that a URL or a folder tells; ``None`` for files."""
     place = source.location[0]
     if re.fullmatch(r"\$\{\w+\}", place):
         place = expand_variables(place, setting)
     scheme, colon, _ = place.partition("://")
+    if colon and scheme in _FILES_ELSEWHERE:
+        raise DataError(
+            f"{setting} is {place}, and {scheme}:// is not read. Expected a path, a database, https:// or hf://: fetch the file first, or "
+            "mount what it is in."
+        )
     if colon:
         return {"hf": "datasets", "http": "http", "https": "http"}.get(scheme, "sql")
 
