@@ -127,7 +127,10 @@ def read_histories(
 
 def _merged(log: EncodedLog, data: Data) -> EncodedLog:
     """Return a log with the item that all of its title are in the place of each; unknown ones stay."""
-    _, items, columns, _ = _sources(data, _silent)
+    # Without the log of the training, which need not be there.
+    items, columns = (
+        (open_items(data), data.columns) if data.dataset is None else _sources(data, _silent)[1:3]
+    )
     catalog, item_of = _read_items(items, columns, data, Ledger())
     kept = pl.Series(catalog.item_ids, dtype=pl.String).gather(item_of["index"])
     renamed = log.items.replace(item_of["item_id"], kept)

@@ -102,7 +102,7 @@ def terminated(
     Raises
     ------
     IdentifierError
-        ``end`` is not a single token, or an attribute is asked for that the catalogue lacks.
+        ``end`` is not a single token.
     """
     problems = end_problems(end, tokenizer)
     if problems:

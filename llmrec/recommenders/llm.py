@@ -253,6 +253,7 @@ class LLMRecommender:
         decoding, k = self.decoding, items.shape[1]
         search = decoding.search if guide is None else "beam"  # only what is looked at can be steered
         if search == "free":
+            self.certified_[rows] = False
             lists = self._free_search(prompts, max(decoding.beam_width, k))
             for row, texts, hidden in zip(rows, lists, exclude, strict=True):
                 named = self.verbalizer.read([text for _, text in texts])

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -28,7 +28,7 @@ class _Read:
     size: int  # bytes that it had when reading began, and ...
     sha256: str  # ... what they were
     mtime: int | None  # nanoseconds; None while there may be more to read
-    half: bool = False  # whether the last row was taken without a line end, as in a file that is not written to any more
+    half: Literal["", "left", "taken"] = ""  # what was done about a last row without a line end
 
 
 class GrowingFiles:
@@ -86,18 +86,19 @@ class GrowingFiles:
             if (stat.st_size, stat.st_mtime_ns) == (was.size, was.mtime):
                 continue
             self._check_grown(path, was, stat.st_size)
-            begun = replace(was, size=stat.st_size, sha256=_digest(path, stat.st_size), mtime=None)
+            begun = replace(was, size=stat.st_size, sha256=_digest(path, stat.st_size), mtime=None, half="")
             for batch, is_last in _ahead(self._rows(path, columns, was.rows)):
                 held = ""
                 done = begun
                 if is_last:
-                    waited = was.mtime is None and was.size == stat.st_size and path != self.paths[-1]
+                    waited = was.half == "left" and was.size == stat.st_size and path != self.paths[-1]
                     half = self._half_row(batch, path, stat)
                     if half and not waited:
                         batch, held = _without(batch, _last_row(batch)), half
+                        done = replace(begun, half="left")
                         left.append(held)
                     else:
-                        done = replace(begun, mtime=stat.st_mtime_ns, half=bool(half))
+                        done = replace(begun, mtime=stat.st_mtime_ns, half="taken" if half else "")
                 last = _last_row(batch)
                 if last or held:
                     known[str(path)] = replace(done, rows=max(last, was.rows))
@@ -156,7 +157,7 @@ class GrowingFiles:
             raise self._changed(f"the first {was.size:,} bytes of {path} have changed")
         if was.size and size > was.size and path in self.whole:
             raise self._changed(f"{path} has grown, and a file of this kind is written once")
-        if was.half and size > was.size:
+        if was.half == "taken" and size > was.size:
             raise self._changed(
                 f"{path} goes on in the middle of its last row, which has been taken as it was"
             )
