@@ -191,7 +191,8 @@ def _ancestors(trie: CompiledTrie, node: int) -> NDArray[np.int64]:
 
 
 def _bytes_per_node(vocabulary: int, width: int) -> int:
-    """Return what a node of one user takes: logits as the model makes them, as float32 of the wanted rows, and what the softmax takes; the mask twice."""
+    """Return what a node of one user takes, in bytes."""
+    # Logits as the model makes them, as float32 of the wanted rows, and what the softmax takes; the mask twice.
     return 3 * 4 * vocabulary + 9 * (width + _MOST_NODES)
 
 

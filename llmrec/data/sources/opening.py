@@ -92,23 +92,7 @@ def open_growing(source: SourceSettings, setting: str, timestamp: str) -> Growin
     return opened  # type: ignore[return-value]
 
 
-_FILES_ELSEWHERE = (
-    "abfs",
-    "abfss",
-    "adl",
-    "az",
-    "dbfs",
-    "file",
-    "ftp",
-    "gcs",
-    "gs",
-    "hdfs",
-    "s3",
-    "s3a",
-    "s3n",
-    "sftp",
-    "wasbs",
-)
+_FILES_ELSEWHERE = "abfs abfss adl az dbfs file ftp gcs gs hdfs s3 s3a s3n sftp wasbs".split()
 
 
 def _by_place(source: SourceSettings, setting: str) -> str | None:
