@@ -92,7 +92,7 @@ def open_growing(source: SourceSettings, setting: str, timestamp: str) -> Growin
     return opened  # type: ignore[return-value]
 
 
-_FILES_ELSEWHERE = "abfs abfss adl az dbfs file ftp gcs gs hdfs s3 s3a s3n sftp wasbs".split()
+_FILES_ELSEWHERE = re.compile("abfss?|adl|az|dbfs|file|ftp|gcs|gs|hdfs|s3[an]?|sftp|wasbs?")
 
 
 def _by_place(source: SourceSettings, setting: str) -> str | None:
@@ -101,7 +101,7 @@ def _by_place(source: SourceSettings, setting: str) -> str | None:
     if re.fullmatch(r"\$\{\w+\}", place):
         place = expand_variables(place, setting)
     scheme, colon, _ = place.partition("://")
-    if colon and scheme in _FILES_ELSEWHERE:
+    if colon and _FILES_ELSEWHERE.fullmatch(scheme):
         raise DataError(
             f"{setting} is {place}, and {scheme}:// is not read. Expected a path, a database, https:// or hf://: fetch the file first, or "
             "mount what it is in."
