@@ -9,7 +9,7 @@ python=$1
 version=$(sed -n 's/^torch==//p' "$(dirname "$0")/constraints.txt")
 pip="$python -m pip install --quiet --disable-pip-version-check"
 
-if "$python" -c 'import torch' 2>/dev/null; then
+if "$python" -c "import torch; raise SystemExit(torch.__version__.split('+')[0] != '$version')" 2>/dev/null; then
     exit 0
 fi
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then

@@ -81,8 +81,8 @@ def entry(
             kept = not _build_once(place, name, sources, licence, notify)
         except OSError as error:
             raise AssetError(
-                f"The cache entry {place} cannot be written: {error}. Expected a folder that may be written, "
-                "with room for the entry. Free some room, or choose another folder with LLMREC_CACHE."
+                f"The cache entry {place} cannot be made: {error}. Expected files that can be read, and a folder that may be written, "
+                "with room for the entry. Free some room, choose another folder with LLMREC_CACHE, or fetch the files again."
             ) from error
     about = manifest(place)
     for note in about.get("notes", ()):

@@ -309,7 +309,9 @@ def _loading(
     try:
         with without_progress_bars():
             yield {"trust_remote_code": trust_remote_code, "local_files_only": local}
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
         said = " ".join(str(error).split())
         if isinstance(where, Path):
             raise AssetError(

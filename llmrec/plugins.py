@@ -37,7 +37,7 @@ def load_class(what: str, name: str, builtin: Mapping[str, str], also: Iterable[
         )
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"the {what} {name!r} cannot be imported: {error}") from None
     if not isinstance(found, type):
         raise ConfigError(f"the {what} {name!r} is a {type(found).__name__}; expected a class")

@@ -284,6 +284,8 @@ def test_records_are_found_only_where_ids_and_titles_are_known_together(random_l
         ("{title}|{item_id}", "no {item_id} before a {title}"),
         ("{item_id}|{titel}", "(did you mean 'title'?)"),
         ("{item_id}|{title} {year", "cannot be read"),
+        ("{item_id}|{title}|{year:04d}", "cannot be read"),
+        ("{item_id!r}|{title}", "cannot be read"),
     ],
 )
 def test_records_that_cannot_be_asked_for(catalog, record, message):
@@ -345,6 +347,18 @@ def test_the_window_is_that_of_the_shortest_sighted_and_silent_prompts_are_said_
     printed = llmrec("diagnose", path, "--users", 6, "--titles", 3, capsys=capsys).out
     found = json.loads((tmp_path / "run" / "diagnostics.json").read_text())
     assert found["window"] == 4
+    # So it is where that one is a part.
+    blend = {
+        "kind": "hybrid",
+        "parts": {"sasrec": {"max_len": 3, "max_epochs": 1, "device": "cpu"}, "svd": {"dim": 4}},
+    }
+    own = ("--set", f"systems.blend={json.dumps(blend)}", "--beside", "blend", "--users", 6, "--titles", 3)
+    (tmp_path / "run" / "diagnostics.json").rename(tmp_path / "before.json")
+    llmrec("diagnose", path, *own, capsys=capsys)
+    assert json.loads((tmp_path / "run" / "diagnostics.json").read_text())["window"] == 3
+    # Another sample of users is another answer.
+    other = llmrec("diagnose", path, *own, "--set", "evaluation.users_seed=9", code=2, capsys=capsys).err
+    assert "users_seed" in other
     assert {v["system"] for v in found["order"]} == {"llm", "sasrec"}
     assert found["time"] == []
     assert found["memory"]["record"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -512,3 +513,37 @@ def test_the_card_of_a_model_has_no_figures_of_another(config, tmp_path, capsys)
     measured.write_text(json.dumps(of_another))
     llmrec("export", path, tmp_path / "theirs", "--merge", capsys=capsys)
     assert value not in (tmp_path / "theirs" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("layers", "said"), [(1, "no such layer"), (None, "It has nothing for")])
+def test_an_adapter_of_another_depth_is_refused(config, tmp_path, layers, said, capsys):
+    """PEFT leaves out without an error what a model of fewer layers has no place for, and the other way round."""
+    path, run = config(), tmp_path / "run"
+    trained = () if layers else ("--set", "model.keep_layers=1")
+    for stage in ("prepare", "finetune"):
+        llmrec(stage, path, *trained, capsys=capsys)
+    shutil.copytree(run / "adapter", tmp_path / "other" / "adapter")
+    (tmp_path / "other" / "adapter" / "llmrec.json").unlink()
+    now = ("--set", f"output={tmp_path / 'other'}", *(("--set", "model.keep_layers=1") if layers else ()))
+    printed = llmrec("run", path, *now, code=2, capsys=capsys).err
+    assert "does not fit" in printed
+    assert said in " ".join(printed.split())
+
+
+def test_a_dry_run_counts_validations_of_the_users_that_are_chosen(config, capsys):
+    training = {"epochs": 4, "batch_tokens": 400, "selection": {"share": 0.5}, "validation": {"every": 1}}
+    printed = " ".join(llmrec("run", config(finetune=training), "--dry-run", capsys=capsys).out.split())
+    assert "at most 4 times" in printed
+
+
+def test_what_a_folder_cannot_be_is_said(config, capsys):
+    for output in ("/proc/nope/run", str(config())):
+        printed = llmrec("prepare", config(), "--set", f"output={output}", code=2, capsys=capsys).err
+        assert "Expected" in printed
+        assert "Traceback" not in printed
+
+
+def test_files_of_a_run_can_be_read_by_colleagues(config, tmp_path, capsys):
+    llmrec("run", config(**ALIGNED), capsys=capsys)
+    files = [p for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != ".lock"]
+    assert {oct(p.stat().st_mode & 0o777) for p in files if ".work" not in p.parts} == {"0o644"}

@@ -11,7 +11,8 @@ from pipeline_cases import llmrec
 
 from llmrec.config import RunConfig
 from llmrec.config_file import load_config
-from llmrec.errors import ArtefactError, ConfigError
+from llmrec.data.recommendations import read_meta
+from llmrec.errors import ArtefactError, AssetError, ConfigError
 from llmrec.pipeline import tuning
 from llmrec.pipeline.tuning_defaults import SPACES
 from llmrec.pipeline.tuning_spaces import Choices, Range, read_spaces
@@ -88,6 +89,35 @@ def test_a_kill_repeats_the_trial_it_interrupted_and_no_other(tmp_path):
     made.run(dies, lambda trial: None)
     assert tried(made) == tried(whole)
     assert sorted(measured) == sorted([*range(14), 0, 3, 12])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, AssetError, OSError])
+def test_what_has_nothing_to_do_with_the_options_fails_no_trial(tmp_path, error):
+    def cannot(number, options, on_epoch):
+        raise error("the network is down")
+
+    for _ in range(4):
+        with pytest.raises(error):
+            study(tmp_path, trials=3).run(cannot, lambda trial: None)
+    made = study(tmp_path, trials=3)
+    made.run(quality, lambda trial: None)
+    assert [trial.state for trial in made.trials] == ["done"] * 3
+    assert made.trials[0].options == CURRENT
+
+
+def test_a_re_ranker_is_measured_by_its_folds(config, tmp_path, capsys):
+    """It learns from the validation users, so what it has of them says nothing."""
+    systems = {"popularity": {}, "rerank": {"parts": {"popularity": {}, "itemknn": {}}}}
+    tuning = {"trials": 2, "sampler": "random", "spaces": {"rerank": {"leaves": [4, 8]}, "popularity": {}}}
+    evaluation = {"baseline": "popularity", "k": 5, "cutoffs": [5]}
+    path = config(systems=systems, tuning=tuning, evaluation=evaluation)
+    llmrec("tune", path, capsys=capsys)
+    trials = json.loads((tmp_path / "run" / "tuning" / "rerank.json").read_text())["trials"]
+    llmrec("run", tmp_path / "run" / "tuned.yaml", capsys=capsys)
+    chosen = read_meta(tmp_path / "run" / "tuned" / "recommendations" / "rerank.parquet")["chosen"]
+    assert max(trial["value"] for trial in trials) == pytest.approx(chosen["cross-validated ndcg@10"])
+    other = llmrec("tune", path, "--set", "tuning.metric=hr@10", code=2, capsys=capsys).err
+    assert "only its cross-validated ndcg@10 says something" in " ".join(other.split())
 
 
 def test_a_trial_that_takes_the_process_with_it_is_given_up(tmp_path):
@@ -413,6 +443,13 @@ def test_every_built_in_kind_has_a_space_that_holds_its_defaults(csv_data):
     assert problems == []
     for kind, (space, current) in spaces.items():
         assert space.keys() == current.keys() == SPACES[kind].keys()
+
+
+def test_fractions_from_a_whole_number_are_fractions_all_of_them():
+    points = Range(0, 4.0, step=1).points()
+    assert points == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert all(isinstance(point, float) for point in points)
+    assert all(isinstance(point, int) for point in Range(0, 4).points())
 
 
 def test_spaces_as_people_write_them(csv_data):

@@ -98,6 +98,7 @@ def replacing(path: Path) -> Iterator[Path]:
     os.chmod(name, 0o644)  # mkstemp's 0600 would hide a shared run directory from colleagues
     try:
         yield Path(name)
+        os.chmod(name, 0o644)  # some libraries put a file of their own in its place
         with open(name, "rb") as written:
             os.fsync(written.fileno())
         os.replace(name, path)

@@ -45,7 +45,7 @@ from llmrec.diagnostics.probes import (
 )
 from llmrec.errors import ConfigError, nearest
 
-__all__ = ["RECORDS", "Record", "parse_record", "probe_records", "probe_titles"]
+__all__ = ["RECORDS", "Record", "has_fields", "parse_record", "probe_records", "probe_titles"]
 
 RECORDS = {"ml-100k": "{item_id}|{title} ({year})|", "ml-1m": "{item_id}::{title} ({year})::"}
 """How a line of a data set's own file of items begins, up to the end of the title."""
@@ -82,7 +82,7 @@ def parse_record(text: str, catalog: Catalog) -> Record:
         It has no item_id before a title, a brace that does not close, or a field that the catalogue lacks.
     """
     key, title, rest = text.partition("{title}")
-    known = ["item_id", "title", *catalog.attributes]
+    known = _known(catalog)
     try:
         fields = _fields(text)
     except ValueError as error:
@@ -189,7 +189,20 @@ def probe_records(
 
 
 def _fields(text: str) -> list[str]:
-    return [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+    """Return the names in braces; a brace that does not close, or says how a value is to look, raises ValueError."""
+    found = [field[1:] for field in string.Formatter().parse(text) if field[1] is not None]
+    if any(form or conversion for _, form, conversion in found):
+        raise ValueError("a field has a ':' or '!' in it")
+    return [str(name) for name, _, _ in found]
+
+
+def _known(catalog: Catalog) -> list[str]:
+    return ["item_id", "title", *catalog.attributes]
+
+
+def has_fields(text: str, catalog: Catalog) -> bool:
+    """Return whether a catalogue has all that a line names."""
+    return set(_fields(text)) <= set(_known(catalog))
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:

@@ -34,7 +34,7 @@ def _time(found: Mapping[str, Any]) -> NoteTable:
         )
     note = (
         f"The newest {count(found['prompt_events'])} events of each history in the true order, with the gaps between them "
-        f"shuffled, or all at the time of the newest. {_users(found)} Other systems do not read times."
+        f"shuffled, or all at the time of the newest. {_users(found)} Other systems were not asked."
     )
     return NoteTable(title, note, _HEADER, _rows(found["time"]))
 

@@ -194,12 +194,14 @@ def finetune(
             on_step(entry)
         # 5. Validate, keep the best, checkpoint.
         if stopping.due(step, epoch):
+            started = time.monotonic()
             with nullcontext() if average is None else average.in_place():
                 value = _validated(objective, validate, accelerator)
                 if stopping.add(step, epoch, value, mean):
                     save_best(checkpoints, step, model, write=accelerator.is_main_process)
             if settings.report_to:
                 accelerator.log({f"validation {settings.validation.metric}": value}, step=step)
+            log[-1]["seconds"] += time.monotonic() - started
         if step % settings.save_steps == 0 and step < plan.steps:
             save(step)
     accelerator.wait_for_everyone()

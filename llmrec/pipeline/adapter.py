@@ -53,10 +53,33 @@ def check_fits(config: RunConfig) -> None:
         if not (found := re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", key)):
             continue
         layer = layers.get(found[1])
-        width = getattr(layer, "in_features" if found[2] == "A" else "out_features", None)
+        width = _width(layer, found[2])
         if width != shape[1 if found[2] == "A" else 0]:
             there = "no such layer" if layer is None else f"a layer of width {width}"
             raise _does_not_fit(folder, name, f"{key} has shape {shape} and the model has {there}.")
+
+    targets = _targets(folder)
+    for path, layer in layers.items():
+        lacks = f"base_model.model.{path}.lora_A.weight" not in shapes
+        if lacks and path.rsplit(".", 1)[-1] in targets and _width(layer, "A") is not None:
+            raise _does_not_fit(folder, name, f"It has nothing for {path}.")
+
+
+def _width(layer: Any, side: str) -> int | None:
+    """Return how wide a linear layer's input (A) or output (B) is; ``None`` where it is no such layer."""
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(layer, Conv1D):
+        return int(layer.weight.shape[0 if side == "A" else 1])
+    return getattr(layer, "in_features" if side == "A" else "out_features", None)
+
+
+def _targets(folder: Path) -> set[str]:
+    """Return the names of the layers that an adapter is for, where it is for all of them."""
+    config = read_json(folder / "adapter_config.json")
+    names = config.get("target_modules")
+    every = not config.get("layers_to_transform") and not config.get("exclude_modules")
+    return {name.rsplit(".", 1)[-1] for name in names} if isinstance(names, list) and every else set()
 
 
 def _does_not_fit(folder: Path, name: str, why: str) -> ArtefactError:
@@ -72,6 +95,8 @@ def merged_model(config: RunConfig, parts: LanguageParts) -> Any:
 
     base = load_language_model(config, tokens=parts.vocabulary)
     folder = config.output / "adapter"
+    if not (folder / "llmrec.json").is_file():  # trained elsewhere
+        check_fits(config)
     try:
         model = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:

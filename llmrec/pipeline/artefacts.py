@@ -59,9 +59,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        # What says how a folder was made belongs to all of it.
+        damaged = path.parent if path.name in ("llmrec.json", "meta.json", "key.json") else path
         raise ArtefactError(
             f"{str(path)!r} cannot be read: {error}. Expected what the stage before wrote there: remove "
-            f"{str(path.parent)!r} and run again."
+            f"{str(damaged)!r} and run again."
         ) from None
     return content
 
@@ -79,6 +81,10 @@ def locked(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ArtefactError(f"{str(run)!r} is a file, or below one. Expected the path of a folder.") from None
+    except OSError as error:
+        raise ArtefactError(
+            f"{str(run)!r} cannot be made: {error}. Expected a folder that may be written."
+        ) from None
     lock = FileLock(run / ".lock")
     try:
         with lock.acquire(timeout=0):

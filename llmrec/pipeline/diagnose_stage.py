@@ -16,7 +16,7 @@ from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
 from llmrec.diagnostics.ablation import CUTOFF, Variant, ablate
 from llmrec.diagnostics.histories import ORDER, TIME, Change, vary
-from llmrec.diagnostics.memory import RECORDS, Record, parse_record, probe_records, probe_titles
+from llmrec.diagnostics.memory import RECORDS, Record, has_fields, parse_record, probe_records, probe_titles
 from llmrec.diagnostics.probes import Probe
 from llmrec.diagnostics.tables import diagnostic_tables
 from llmrec.errors import ConfigError, nearest
@@ -36,6 +36,7 @@ from llmrec.pipeline.parts import (
 from llmrec.pipeline.prepare_stage import prepare
 from llmrec.pipeline.recommend_stage import run_identifiers
 from llmrec.progress import bar, say
+from llmrec.recommenders.parts import leaves
 from llmrec.recommenders.registry import build_recommender
 
 __all__ = ["diagnose", "read_diagnostics"]
@@ -137,14 +138,18 @@ def _yardsticks(config: RunConfig, beside: Sequence[str] | None) -> tuple[str, .
 
 
 def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[str, Any]) -> dict[str, Any]:
-    record = None if options["record"] is None else parse_record(options["record"], catalog)
+    record, form = None, options["record"]
+    # A catalogue without the attributes of the data set's own file has no lines of it to ask for.
+    built_in = form == RECORDS.get(config.data.dataset or "")
+    if form is not None and not (built_in and not has_fields(form, catalog)):
+        record = parse_record(form, catalog)
     everybody = split.test.select(sample_rows(config, split))
     users = everybody.select(everybody.sample_rows(options["users"], config.seed))
     others = {
         name: build_recommender(name, config.systems[name], seed=config.seed) for name in options["beside"]
     }
     # No system may come to see other items, see `vary`.
-    limits = [getattr(recommender, "max_len", None) for recommender in others.values()]
+    limits = [getattr(leaf, "max_len", None) for system in others.values() for leaf in leaves(system)]
     window = min([config.prompt.max_events, *filter(None, limits)])
     order = _varied(users.histories, ORDER, window, config.seed)
     time = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from llmrec.pipeline.parts import (
 from llmrec.progress import clock, console, say
 from llmrec.recommenders.guided import Guided
 from llmrec.recommenders.llm_scores import LanguageModel, LanguageModelScores
-from llmrec.recommenders.parts import MadeOfParts
+from llmrec.recommenders.parts import MadeOfParts, leaves
 from llmrec.recommenders.registry import build_recommender
 from llmrec.recommenders.sequential import SequentialRecommender
 from llmrec.settings import Distillation
@@ -130,16 +130,13 @@ def _language_model(config: RunConfig, name: str, split: Split, catalog: Catalog
     total = config.finetune.steps or max(1, round(epochs * per_epoch))
     rows = [("finetune", f"{total:,} steps", per_step * total, f"{_STEPS - 1} steps")]
     if validation.every is not None:
-        rounds = max(1, int(total / per_epoch / validation.every))
+        rounds = max(1, int(total / (per_epoch * config.finetune.selection.share) / validation.every))
         asked = min(validation.users or len(split.valid), len(split.valid))
-        rows.append(
-            (
-                "validate",
-                f"at most {rounds} times {asked:,} users",
-                decode * rounds * asked,
-                f"{len(some)} users",
-            )
-        )
+        work = f"at most {rounds} times {asked:,} users"
+        if validation.metric == "loss":  # a forward pass, where a list takes a search
+            rows.append(("validate", work, 0.0, "not measured: little"))
+        else:
+            rows.append(("validate", work, decode * rounds * asked, f"{len(some)} users"))
     return [*rows, *lists]
 
 
@@ -162,7 +159,7 @@ def _teach(name: str, teacher: Any, split: Split) -> Row:
     """Estimate how long a teacher takes to be asked about all training events."""
     few = split.valid.histories[:_ASKED]
     seconds = 0.0
-    for part in _leaves(teacher):
+    for part in leaves(teacher):
         if isinstance(part, SequentialRecommender):
             part.max_epochs = 1  # one that was "trained before" is not trained yet
             part.fit(split)
@@ -171,15 +168,6 @@ def _teach(name: str, teacher: Any, split: Split) -> Row:
         seconds += time.monotonic() - started
     events = len(split.train.items)
     return f"teach by {name}", f"{events:,} training events", seconds / len(few) * events, f"{len(few)} users"
-
-
-def _leaves(recommender: Any) -> Iterator[Any]:
-    """Yield a recommender, or what it is made of, at whatever depth."""
-    if not isinstance(recommender, MadeOfParts):
-        yield recommender
-        return
-    for part in recommender.parts_.values():
-        yield from _leaves(part)
 
 
 def _untrained(config: RunConfig, split: Split, catalog: Catalog) -> LanguageModel:

@@ -69,7 +69,8 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
             on_step=on_step,
         )
         llm.fit(split)
-    seconds = time.monotonic() - started
+    # What was done before a kill is no cheaper for that.
+    seconds = max(time.monotonic() - started, sum(step["seconds"] for step in llm.history_))
     if not is_main_process():
         return
     totals = {n: int(sum(e[n] for e in llm.history_)) for n in ("tokens", "padded_tokens", "targets")}

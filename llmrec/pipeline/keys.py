@@ -157,6 +157,6 @@ def diagnose_key(config: RunConfig, options: Mapping[str, Any]) -> dict[str, Any
             for name in options["beside"]
             if name in config.systems
         },
-        "evaluation": {"users": config.evaluation.users},
+        "evaluation": config.evaluation.model_dump(mode="json", include={"users", "users_seed"}),
         "diagnose": dict(options),
     }

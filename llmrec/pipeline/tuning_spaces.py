@@ -61,7 +61,7 @@ class Range:
 
     def snap(self, value: float) -> float:
         """Return a value without the rounding errors of counting steps, so that 0.1 + 0.2 is 0.3."""
-        return value if self.step is None or self.whole else round(value, 12)
+        return value if self.whole else float(value) if self.step is None else round(float(value), 12)
 
     def extremes(self) -> list[Value]:
         """Return values that are good only if all are: both ends, and a fraction if there are any."""
@@ -135,6 +135,11 @@ def read_spaces(config: RunConfig) -> tuple[dict[str, tuple[Space, dict[str, Any
         if written is None:
             problems.append(where)
             continue
+        if written and config.systems[name].kind_as(name) == "rerank" and config.tuning.metric != "ndcg@10":
+            problems.append(
+                f"tuning.metric is {config.tuning.metric}, and {name} learns from the validation users, so that only its cross-validated "
+                f"ndcg@10 says something; expected metric: ndcg@10, or tuning.spaces: {{{name}: {{}}}}"
+            )
         spaces[name] = {}, {}
         for option, value in written.items():
             _add(config, name, option, value, f"{where}.{option}", *spaces[name], problems)

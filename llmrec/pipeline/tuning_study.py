@@ -147,7 +147,14 @@ class Study:
                 reason = f"the process ended in it {_STARTS} times, perhaps because the machine has too little memory"
                 trial = replace(trial, state="failed", reason=reason, starts=_STARTS)
             else:
-                trial = self._measured(trial, measure)
+                try:
+                    trial = self._measured(trial, measure)
+                except SystemExit:
+                    raise
+                except BaseException:
+                    # Interrupted, or stopped by what has nothing to do with the options: the trial was not begun.
+                    self._keep(replace(trial, starts=trial.starts - 1))
+                    raise
             self._keep(trial)
             say(trial)
 

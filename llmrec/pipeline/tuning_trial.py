@@ -19,6 +19,7 @@ from llmrec.pipeline.sources import leave, products
 from llmrec.pipeline.tuning_study import OnEpoch
 from llmrec.progress import bar
 from llmrec.recommenders.registry import build_recommender, recommender_class
+from llmrec.recommenders.rerank import Rerank
 from llmrec.recommenders.sequential import SequentialRecommender
 
 __all__ = ["measure_language_model", "measure_other", "validation_users"]
@@ -33,7 +34,7 @@ def validation_users(config: RunConfig, name: str, split: Split) -> Holdout:
 def measure_other(
     config: RunConfig, name: str, split: Split, catalog: Catalog, on_epoch: OnEpoch | None = None
 ) -> float:
-    """Fit a system of this config and return its metric on the validation users."""
+    """Fit a system of this config and return its metric on the validation users; of a re-ranker, which learns from them, by folds."""
     system = config.systems[name]
     # Of a recommender that is made of others, epochs are those of its parts.
     own_epochs = issubclass(recommender_class(system.kind_as(name)), SequentialRecommender)
@@ -46,6 +47,8 @@ def measure_other(
 
         recommender = build_recommender(name, system, seed=config.seed, catalog=catalog, on_epoch=epoch_done)
         recommender.fit(split)
+    if isinstance(recommender, Rerank):
+        return recommender.validated
     users = validation_users(config, name, split)
     _, k = parse_metric(config.tuning.metric)
     return _metric(

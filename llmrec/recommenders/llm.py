@@ -69,7 +69,7 @@ class LLMRecommender:
     ----------
     history_
         One dict per optimiser step of :meth:`fit`: ``step``, ``loss`` (nats per next item), ``tokens``,
-        ``padded_tokens``, ``targets`` (next items), ``seconds``.
+        ``padded_tokens``, ``targets`` (next items), ``seconds`` with those of the validation after it.
     validations_, best_step_
         One dict per validation, and the step whose weights were kept.
     trained_parameters_

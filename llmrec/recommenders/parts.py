@@ -20,11 +20,20 @@ from llmrec.errors import ConfigError
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.recommenders.registry import build_recommender, recommender_class, system_problems
 
-__all__ = ["MadeOfParts", "Parts"]
+__all__ = ["MadeOfParts", "Parts", "leaves"]
 
 Parts = Mapping[str, Mapping[str, Any] | None] | Sequence[str]
 """The settings of each part by its name, with ``kind`` where the name is not the kind, as under ``systems``; or a list of
 kinds, all with their defaults. A part may set its own ``seed``."""
+
+
+def leaves(recommender: Any) -> Iterator[Any]:
+    """Yield a recommender, or what it is made of, at whatever depth."""
+    if not isinstance(recommender, MadeOfParts):
+        yield recommender
+        return
+    for part in recommender.parts_.values():
+        yield from leaves(part)
 
 
 class MadeOfParts(ScoringRecommender):

@@ -197,6 +197,11 @@ class Rerank(Hybrid):
             "importance": self._importance(),
         }
 
+    @property
+    def validated(self) -> float:
+        """NDCG@10 on the validation users, each judged by trees that have not seen their fold."""
+        return float(self.chosen_["cross-validated ndcg@10"])
+
     def _gather(self, users: Holdout, mixes: Sequence[Mix]) -> tuple[Candidates, list[NDArray[np.float64]]]:
         """Return all candidates, and where they start from under each of some mixes."""
         owners, features, is_target, first = list[Any](), list[Any](), list[Any](), 0
