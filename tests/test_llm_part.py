@@ -116,9 +116,12 @@ def test_the_progress_bar_ends_where_it_says(config, capsys, monkeypatch):
 
     monkeypatch.setattr(recommend_stage, "bar", noted)
     sampled = {**FUSED, "validation_users": 8}
-    llmrec("run", config(systems={"sasrec": SASREC, "sampled": sampled}), capsys=capsys)
-    last = [done_of for what, *done_of in told if "sampled" in what][-1]
-    assert last == [18, 18]  # 8 and the 10 of the test
+    twice = {"kind": "rerank", "parts": {"llm": {}, "sasrec": SASREC}}
+    llmrec("run", config(systems={"sasrec": SASREC, "sampled": sampled, "twice": twice}), capsys=capsys)
+    last = {what: done_of for what, *done_of in told}
+    assert last["Fitting sampled, epochs and users"] == [18, 18]  # 8 and the 10 of the test
+    assert last["Fitting twice, epochs and users"] == [34, 34]
+    assert all(done <= of for _, done, of in told)
 
 
 def test_a_guided_search_ranks_as_the_sum_of_all_scores_does(config, tmp_path, capsys):

@@ -190,7 +190,7 @@ def _recommend_other(
             language_model = language_model_part(
                 config,
                 language_parts(config, split, catalog, run_identifiers(config, split, catalog)),
-                lambda users: progress(users, asked),
+                lambda users: progress(min(users, asked), asked),  # a re-ranker asks about some twice
             )
         recommender = build_recommender(
             name,
