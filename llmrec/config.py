@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from llmrec.settings import (
     Data,
@@ -95,6 +95,18 @@ class RunConfig(Section):
     """The systems under comparison, by name."""
     evaluation: EvaluationSettings = EvaluationSettings()
     tuning: Tuning = Tuning()
+    _files: dict[str, str] | None = PrivateAttr(default=None)
+
+    @property
+    def files(self) -> dict[str, str] | None:
+        """Digests of the files that the run was made of, where it is to be used as it is whatever has become of them."""
+        return self._files
+
+    def made_of(self, files: Mapping[str, str]) -> RunConfig:
+        """Return this config as that of a run that is there, and was made of files with these digests."""
+        copy = self.model_copy()
+        copy._files = dict(files)
+        return copy
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
@@ -102,8 +114,14 @@ class RunConfig(Section):
         if not self.systems:
             problems.append("systems: expected at least one")
         if self.evaluation.baseline not in self.systems:
-            known = ", ".join(self.systems)
-            problems.append(f"evaluation.baseline is {self.evaluation.baseline!r}; expected one of {known}")
+            known, baseline = ", ".join(self.systems), self.evaluation.baseline
+            given = "baseline" in self.evaluation.model_fields_set
+            is_ = (
+                f"is {baseline!r}"
+                if given
+                else f"is not set, and its default, {baseline!r}, is none of the systems"
+            )
+            problems.append(f"evaluation.baseline {is_}; expected one of {known}")
         problems += [
             f"systems.{name}: names that end in .seed and a number are those of a system's further trainings; expected "
             "another name"

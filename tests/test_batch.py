@@ -113,15 +113,43 @@ def test_kill_9_loses_at_most_a_shard(trained, log, tmp_path, capsys):
 
 
 def test_users_without_a_list_are_named_with_the_reason(trained, log, tmp_path, capsys):
-    rows = [f"everything,i{n},{n}" for n in range(16)] + ["stranger,i1,5", "stranger,nowhere,6"]
+    rows = [f"everything,i{n},{n}" for n in range(16)]
+    rows += ["known,i1,5", "known,nowhere,6", "stranger,nowhere,6", "stranger,elsewhere,7"]
     log.write_text(log.read_text() + "\n".join(rows) + "\n")
-    llmrec("recommend", trained, "--histories", log, "--output", tmp_path / "out", capsys=capsys)
+    printed = llmrec(
+        "recommend", trained, "--histories", log, "--output", tmp_path / "out", capsys=capsys
+    ).out
+    assert "everything: the history holds every item" in " ".join(printed.split())
+    assert "3 events of items that the model does not know were left out" in " ".join(printed.split())
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["unknown_items"] == 3
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     reasons = {r["user_id"]: r["reason"] for r in rejects}
     assert set(reasons) == {"everything", "stranger"}
     assert "every item" in reasons["everything"]
     assert "'nowhere' is not in the catalogue" in reasons["stranger"]
-    assert lists(tmp_path / "out")["user_id"].n_unique() == 24
+    # Where training left out such an event, it is left out here too.
+    assert lists(tmp_path / "out")["user_id"].n_unique() == 25
+
+
+def test_yesterdays_model_serves_todays_log(trained, csv_log, tmp_path, capsys):
+    """The log of the training is the log of every day, and has grown."""
+    today = tmp_path / "today.csv"
+    today.write_text((csv_log / "log.csv").read_text())
+    now = ("--set", f"data.interactions={today}", "--set", f"output={tmp_path / 'today'}")
+    for stage in ("prepare", "finetune"):
+        llmrec(stage, trained, *now, capsys=capsys)
+    job = ("recommend", trained, *now, "--histories", today, "--output")
+    llmrec(*job, tmp_path / "first", capsys=capsys)
+    today.write_text(today.read_text() + "newcomer,i1,990000000\n")
+    refused = llmrec(*job, tmp_path / "first", code=2, capsys=capsys).err
+    assert "today.csv has changed" in refused
+    assert "a folder of their own with --output" in refused
+    llmrec(*job, tmp_path / "second", capsys=capsys)
+    assert lists(tmp_path / "second")["user_id"].n_unique() == 25
+    # A run of the log as it is now is another run all the same.
+    assert "today.csv has changed" in llmrec("run", trained, *now, code=2, capsys=capsys).err
+    other = ("--set", "prompt.max_events=3")
+    assert "max_events was" in llmrec(*job, tmp_path / "third", *other, code=2, capsys=capsys).err
 
 
 def test_another_job_in_the_folder_is_refused(trained, log, tmp_path, capsys):
@@ -129,7 +157,7 @@ def test_another_job_in_the_folder_is_refused(trained, log, tmp_path, capsys):
     llmrec(*job, "-k", 3, capsys=capsys)
     assert "k was 3 and is now 4" in llmrec(*job, "-k", 4, code=2, capsys=capsys).err
     log.write_text(log.read_text() + "u1,i3,900000000\n")
-    assert "histories" in llmrec(*job, "-k", 3, code=2, capsys=capsys).err
+    assert "log.csv has changed" in llmrec(*job, "-k", 3, code=2, capsys=capsys).err
 
 
 def test_mistakes_are_named(trained, log, config, tmp_path, capsys):

@@ -489,7 +489,32 @@ def test_histories_are_cleaned_as_the_training_was(tmp_path):
             "cleaning": {"duplicate_titles": "merge", "repeats": "consecutive"},
         }
     )
-    found, unknown = read_histories(data.interactions, data, loaded.catalog, ties="source", seed=0)
+    found, unknown, _ = read_histories(data.interactions, data, loaded.catalog, ties="source", seed=0)
     assert unknown == {}
     trained = [i for _, i, _ in events(loaded)]
     assert [loaded.catalog.item_ids[i] for i in found.items] == trained == ["a", "c", "d"] * 2
+
+
+def test_items_that_were_left_out_are_told_from_those_that_are_not_there(tmp_path):
+    rows = [row("a", i, t) for t, i in enumerate(["x", "y", "y", "RETURN", "RETURN", "RETURN"])]
+    loaded, _ = load(tmp_path, rows, [("x", "Mug"), ("y", "")])
+    steps = {s.step: s for s in loaded.ledger.steps}
+    left_out, absent = steps["items left out of the catalogue"], steps["items not in the catalogue"]
+    assert (left_out.removed, left_out.note) == (2, "2 of y")
+    assert (absent.removed, absent.note) == (3, "3 of RETURN")
+
+
+def test_users_of_items_that_are_not_there_are_named_where_that_is_an_error(tmp_path):
+    rows = [row("a", "x", 1), row("a", "new", 2), row("b", "new", 1)]
+    loaded, _ = load(tmp_path, rows, [("x", "Mug")])
+    for policy, expected in (("drop", {"b": "new"}), ("error", {"a": "new", "b": "new"})):
+        tables = {
+            name: str(tmp_path / f"{file}.parquet")
+            for name, file in (("interactions", "log"), ("items", "items"))
+        }
+        data = Data.model_validate({**tables, "cleaning": {"unknown_items": policy, "max_rejected": 1.0}})
+        found, unknown, left_out = read_histories(
+            data.interactions, data, loaded.catalog, ties="source", seed=0
+        )
+        assert (unknown, left_out) == (expected, 2)
+        assert found.lengths.tolist() == [1, 0]

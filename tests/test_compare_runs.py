@@ -171,7 +171,10 @@ def test_samples_of_users_that_differ_are_compared_only_on_request(classic, tmp_
         some = lists.filter(pl.col("user_id").is_in([f"u{u}" for u in users]))
         some.write_parquet(tmp_path / f"{name}.parquet")
     a, b, c = (tmp_path / f"{name}.parquet" for name in "abc")
-    side_by_side(run, a, output=output, capsys=capsys)  # one sample: everybody is compared on it
+    said = side_by_side(run, a, output=output, capsys=capsys).out  # one sample: everybody is compared on it
+    note = "'a' have lists for 10 of 24 test users; all numbers here are about these"
+    assert note in " ".join(said.split())
+    assert note in (output / "report.md").read_text()
     assert compared(output)["users"] == 10
     assert (
         "A sample of 10 of 24 test users. Those that all systems have lists for."
@@ -182,7 +185,7 @@ def test_samples_of_users_that_differ_are_compared_only_on_request(classic, tmp_
     assert "--common-users" in refused
     side_by_side(run, a, b, "--common-users", output=output, capsys=capsys)
     assert compared(output)["users"] == 5
-    assert "different samples of users" in (output / "report.html").read_text()
+    assert "lists for different users" in (output / "report.html").read_text()
     nobody = side_by_side(run, a, c, "--common-users", output=output, code=2, capsys=capsys).err
     assert "0 in common" in nobody
     lists.with_columns(user_id=pl.lit("x") + pl.col("user_id")).write_parquet(tmp_path / "x.parquet")

@@ -233,7 +233,7 @@ def test_a_changed_log_is_noticed(config, tmp_path, csv_log, capsys):
     here = ("--set", f"data.interactions={log}")
     llmrec("prepare", path, *here, capsys=capsys)
     log.write_text(log.read_text() + "u0,i1,999999999\n")
-    assert "made with another config: files." in llmrec("prepare", path, *here, code=2, capsys=capsys).err
+    assert "log.csv has changed" in llmrec("prepare", path, *here, code=2, capsys=capsys).err
 
 
 def test_lists_made_elsewhere_are_compared_and_never_overwritten(config, tmp_path, capsys):

@@ -89,7 +89,7 @@ def load_catalog(data: Data, notify: Callable[[str], None] = print) -> Catalog:
 
 def read_histories(
     source: SourceSettings, data: Data, catalog: Catalog, *, ties: str, seed: int
-) -> tuple[Histories, dict[str, str]]:
+) -> tuple[Histories, dict[str, str], int]:
     """Read the histories of a log for recommending, users in the order of their ids.
 
     Rows are read and left out as those of ``data.interactions`` are, and items of one title are one where they are in training;
@@ -100,7 +100,9 @@ def read_histories(
     histories
         Of all users; events with items that the catalogue lacks are left out.
     unknown
-        For each user of such an event the first such item.
+        For each user of such an event the first such item; under ``cleaning.unknown_items: drop`` for users of no other event.
+    left_out
+        How many such events there are.
     """
     ledger = Ledger()
     log = open_source(source, "--histories")
@@ -117,12 +119,16 @@ def read_histories(
         frame.with_columns(known=known).group_by("user_id", maintain_order=True).agg(pl.col("known").sum())
     )
     kept = Interactions(frame.filter(known))
-    return Histories(
+    if data.cleaning.unknown_items == "drop":
+        empty = set(lengths.filter(pl.col("known") == 0)["user_id"].to_list())
+        unknown = {user: item for user, item in unknown.items() if user in empty}
+    histories = Histories(
         tuple(lengths["user_id"].to_list()),
         np.concatenate([[0], np.cumsum(lengths["known"].to_numpy())]).astype(np.int64),
         kept.items_in(catalog),
         kept.frame["timestamp"].to_numpy(),
-    ), unknown
+    )
+    return histories, unknown, int((~known).sum())
 
 
 def _merged(log: EncodedLog, data: Data) -> EncodedLog:
@@ -132,6 +138,7 @@ def _merged(log: EncodedLog, data: Data) -> EncodedLog:
         (open_items(data), data.columns) if data.dataset is None else _sources(data, _silent)[1:3]
     )
     catalog, item_of = _read_items(items, columns, data, Ledger())
+    item_of = item_of.drop_nulls()
     kept = pl.Series(catalog.item_ids, dtype=pl.String).gather(item_of["index"])
     renamed = log.items.replace(item_of["item_id"], kept)
     ids = renamed.unique().sort()

@@ -63,6 +63,10 @@ _REASONS = {  # of rows that cannot be used: the setting that is likely to be wr
     ("interactions", "unreadable times"): ("data.cleaning.timestamp_format", ""),
     ("interactions", "in the future"): ("data.cleaning.timestamp_format", " and data.cleaning.latest"),
     ("interactions", "items not in the catalogue"): ("data.items", ", which lacks these items"),
+    ("interactions", "items left out of the catalogue"): (
+        "data.cleaning.empty_titles",
+        ": under id, items without a title are called by their ids",
+    ),
     ("items", "broken rows"): ("data.items", ""),
     ("items", "items without an id"): ("data.columns.item_id", ""),
     ("items", "further rows of an item"): ("data.columns.item_id", ""),
@@ -80,7 +84,13 @@ def _rows(check: DataCheck, data: Data) -> Iterator[DataWarning]:
                 yield DataWarning(
                     f"unusable-{table}",
                     f"{step.removed:,} of {total:,} rows of {table} ({percent(step.removed / total)}) were left out for "
-                    f"{step.step}, so histories are not whole",
+                    f"{step.step}"
+                    + (
+                        f" ({step.note})"
+                        if "of the catalogue" in step.step or "in the catalogue" in step.step
+                        else ""
+                    )
+                    + (", so histories are not whole" if table == "interactions" else ""),
                     setting,
                     hint,
                     "check",

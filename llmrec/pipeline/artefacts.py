@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -108,8 +109,14 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_key(artefact: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse an artefact that other settings have made.
+def check_key(
+    artefact: Path,
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    *,
+    advice: str = "Give this config a directory of its own with --set output=...",
+) -> None:
+    """Refuse an artefact that other settings, or other data, have made.
 
     Raises
     ------
@@ -120,13 +127,22 @@ def check_key(artefact: Path, found: Mapping[str, Any], wanted: Mapping[str, Any
     old, new = flatten(found), flatten(json.loads(json.dumps(wanted)))
     different = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if different:
-        changes = "; ".join(f"{n} was {old.get(n)!r} and is now {new.get(n)!r}" for n in different[:5])
-        more = f" (and {len(different) - 5} more)" if len(different) > 5 else ""
+        said = list(dict.fromkeys(_change(name, old.get(name), new.get(name)) for name in different))
+        changes = "; ".join(said[:5])
+        more = f" (and {len(said) - 5} more)" if len(said) > 5 else ""
         raise ArtefactError(
-            f"{str(artefact)!r} was made with another config: {changes}{more}. Expected the same settings, because "
-            "results of different configs must not be mixed. Give this config a directory of its own with "
-            f"--set output=..., or remove {str(artefact)!r} to make it again."
+            f"{str(artefact)!r} was made with another config: {changes}{more}. Expected the same settings and data, because "
+            f"results of different ones must not be mixed. {advice}, or remove {str(artefact)!r} to make it again."
         )
+
+
+def _change(name: str, old: Any, new: Any) -> str:
+    """Say what has become of a setting, or of a file that is known by its digest."""
+    if file := re.fullmatch(r"(?:.*\.)?(?:files|histories)\.(.+)", name):
+        if old is None or new is None:
+            return f"{file[1]} {'is new' if old is None else 'was one of the files and is none now'}"
+        return f"what is in {file[1]} has changed"
+    return f"{name} was {old!r} and is now {new!r}"
 
 
 def write_json(path: Path, content: Any) -> None:

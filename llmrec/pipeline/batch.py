@@ -15,7 +15,7 @@ from llmrec.data.load import read_histories
 from llmrec.data.sources import open_source
 from llmrec.errors import ConfigError
 from llmrec.pipeline.adapter import adapter_meta
-from llmrec.pipeline.artefacts import locked, remove_unfinished, write_json, write_text
+from llmrec.pipeline.artefacts import locked, read_json, remove_unfinished, write_json, write_text
 from llmrec.pipeline.keys import decoding_key, finetune_key, weights_key
 from llmrec.pipeline.parts import LanguageParts, language_parts
 from llmrec.pipeline.prepare_stage import prepare
@@ -39,6 +39,8 @@ def recommend_file(
     replicas: int | None = None,
 ) -> None:
     """Recommend to every user of a log with a run's fine-tuned model, searched as its first system that is kept inside the catalogue.
+
+    The run is used as it is: its own log and catalogue may have grown since.
 
     Writes ``part-00000.parquet`` and so on, a shard of users each, as they are made; then ``rejects.jsonl``, one line for
     each user without a list, with the reason, and ``summary.json``, which says that the job is complete. Killed at any
@@ -76,12 +78,16 @@ def recommend_file(
         raise ConfigError(
             "search is free, which may write what is no item and leave lists short. Expected beam or exact: set decoding.search."
         )
+    # The log grows every day, and the model is of the day on which it was trained.
+    split_meta = config.output / "split" / "meta.json"
+    if split_meta.is_file():
+        config = config.made_of(read_json(split_meta)["key"]["files"])
     with locked(output):
         adapter_meta(config.output / "adapter", finetune_key(config))
         split, catalog = prepare(config)
         parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
         source = SourceSettings.model_validate(histories_path)
-        histories, unknown = read_histories(
+        histories, unknown, left_out = read_histories(
             source,
             config.data,
             catalog,
@@ -114,10 +120,13 @@ def recommend_file(
         totals = {name: sum(there["counts"][name] for there in found) for name in COUNTS}
         lines = (json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
         write_text(output / "rejects.jsonl", "".join(lines))
-        write_json(
-            output / "summary.json", {"histories": len(histories), "rejects": len(rejects), "k": k, **totals}
-        )
-    rejected = f"{len(rejects):,} users without one{', see rejects.jsonl' if rejects else ''}"
+        counted = {"histories": len(histories), "rejects": len(rejects), "unknown_items": left_out, "k": k}
+        write_json(output / "summary.json", {**counted, **totals})
+    rejected = f"{len(rejects):,} users without one"
+    if rejects:
+        rejected += f" ({rejects[0]['user_id']}: {rejects[0]['reason']}; see rejects.jsonl for all)"
+    if left_out:
+        rejected += f"; {left_out:,} events of items that the model does not know were left out"
     say(f"Lists for {totals['users']:,} users in {output}, {clock(time.monotonic() - began)}; {rejected}.")
 
 

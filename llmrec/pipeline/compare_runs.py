@@ -28,6 +28,7 @@ from llmrec.pipeline.report_notes import (
     warnings,
 )
 from llmrec.pipeline.report_stage import versions, write_report
+from llmrec.progress import say
 
 __all__ = ["compare_runs"]
 
@@ -92,6 +93,8 @@ def compare_runs(
         check_protocols(first.split.protocol, run.split.protocol, first.name, run.name)
     entries, labels, notes = told_apart(entries_of(read, made_elsewhere))
     users, about_users = users_of(entries, first, common_users)
+    for note in about_users:
+        say(note)
     lists = [entry.lists for entry in entries]
     asked = {run.name: questions(run, users) for run in read}
     evaluations = []

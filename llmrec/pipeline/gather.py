@@ -162,8 +162,17 @@ def users_of(entries: Sequence[Entry], first: Run, common_users: bool) -> tuple[
             )
     common = frozenset.intersection(*asked)
     found = [user for user in everyone if user in common]
-    if len(set(asked) - {frozenset(everyone)}) <= 1:
-        return found, []
+    samples = set(asked) - {frozenset(everyone)}
+    if len(samples) <= 1:
+        by_runs = [users for entry, users in zip(entries, asked, strict=True) if entry.lists.meta]
+        if samples <= set(by_runs):
+            return found, []
+        fewer = sentence_list(
+            [repr(e.lists.system) for e, u in zip(entries, asked, strict=True) if u in samples]
+        )
+        return found, [
+            f"{fewer} have lists for {len(found):,} of {len(everyone):,} test users; all numbers here are about these, of every system."
+        ]
     if not common_users or not found:
         sizes = sentence_list(
             [
@@ -179,8 +188,8 @@ def users_of(entries: Sequence[Entry], first: Run, common_users: bool) -> tuple[
             + "; evaluation.users_seed gives runs of different seeds the same sample."
         )
     return found, [
-        f"The runs asked different samples of users. All numbers here are about the {len(found):,} of {len(everyone):,} test "
-        "users that all systems have lists for."
+        f"The systems have lists for different users. All numbers here are about the {len(found):,} of {len(everyone):,} test "
+        "users that all of them have."
     ]
 
 

@@ -85,6 +85,8 @@ def data_digests(config: RunConfig) -> dict[str, str]:
     """Return SHA-256 digests of the user's files, so that a changed file is noticed."""
     from llmrec.data.load import open_items, open_log
 
+    if config.files is not None:
+        return config.files
     if config.data.dataset is not None:
         return {}
     return {**open_log(config.data).digests(), **open_items(config.data).digests()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -245,7 +246,7 @@ def _recommend_other(
         + (f" {clock(spared)} of the former are of an earlier fit of the same." if spared else "")
     )
     if chosen:
-        say(f"{which}: chosen on the validation users: {chosen}")
+        say(f"{which}: chosen on the validation users: {_chosen_words(chosen)}.")
     return recs, meta
 
 
@@ -266,6 +267,19 @@ def _fit_seconds(config: RunConfig, name: str, trained: dict[str, Any]) -> float
         meta = (read_meta(path) if path.is_file() else None) or {}
         seconds += meta.get("cost", {}).get("fit_seconds") or 0.0
     return seconds + sum(product.seconds(config.output) for product in needed.values())
+
+
+def _chosen_words(chosen: Mapping[str, Any]) -> str:
+    """Say what a system has chosen; which features its trees look at is for the report."""
+
+    def words(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name} {words(its)}" for name, its in value.items())
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    if not chosen.get("users", 1):
+        return "nothing, since no history there has an item without training events"
+    return "; ".join(f"{what}: {words(value)}" for what, value in chosen.items() if what != "importance")
 
 
 def _training(config: RunConfig, name: str, system: System) -> tuple[str, dict[str, Any]]:

@@ -44,7 +44,12 @@ class Shard:
             raise ArtefactError(
                 f"{str(self.path)!r} was made elsewhere. Expected a folder of this job alone."
             )
-        check_key(self.path, {**meta["key"], "users": meta["users"]}, {**self.key, "users": self._users})
+        check_key(
+            self.path,
+            {**meta["key"], "users": meta["users"]},
+            {**self.key, "users": self._users},
+            advice="Give these lists a folder of their own with --output",
+        )
         return meta
 
     def write(self, recs: Recommendations, catalog: Catalog, noted: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def clean_log(log: EncodedLog, item_of: pl.DataFrame, cleaning: Cleaning, ledger
     ----------
     item_of
         For each id of the catalogue's table (item_id) its place in the catalogue (index: UInt32), by which the items of the
-        log are replaced.
+        log are replaced; null where it was left out.
 
     Raises
     ------
@@ -86,17 +86,24 @@ def _known_items(log: EncodedLog, item_of: pl.DataFrame, cleaning: Cleaning, led
             f"{len(item_of):,}: complete it, check that both tables mean the same by an id, or set data.cleaning.unknown_items "
             "to drop."
         )
-    log = _leave_out(
-        log,
-        "items not in the catalogue",
-        f"cleaning.unknown_items: {cleaning.unknown_items}",
-        unknown.to_numpy(),
-        ledger,
-        faulty=True,
-    )
+    listed = ids["item_id"].is_in(item_of["item_id"].implode())
+    for step, lost in (
+        ("items left out of the catalogue", ids["index"].is_null() & listed),
+        ("items not in the catalogue", ~listed),
+    ):
+        wrong = lost.gather(log.frame["item"])  # [E]
+        setting, note = f"cleaning.unknown_items: {cleaning.unknown_items}", _most_frequent(log, wrong)
+        log = _leave_out(log, step, setting, wrong.to_numpy(), ledger, faulty=True, note=note)
     places = ids["index"].gather(log.frame["item"])
+    item_of = item_of.drop_nulls()
     catalog_ids = item_of.unique("index", keep="first", maintain_order=True).sort("index")["item_id"]
     return EncodedLog(log.frame.with_columns(places.alias("item")), log.users, catalog_ids, log.origins)
+
+
+def _most_frequent(log: EncodedLog, chosen: pl.Series) -> str:
+    """Name the items that most of some events are of, with their numbers."""
+    found = log.items.gather(log.frame["item"].filter(chosen)).value_counts(sort=True).head(3)
+    return ", ".join(f"{count:,} of {item}" for item, count in found.iter_rows())
 
 
 def _leave_out(

@@ -40,8 +40,8 @@ def clean_catalog(
     catalog
         The items in the order of the table.
     item_of
-        For each id of the table that is kept (item_id) its place in the catalogue (index: UInt32); ids of merged items
-        share one.
+        For each id of the table (item_id) its place in the catalogue (index: UInt32), null where it was left out; ids of merged
+        items share one.
 
     Raises
     ------
@@ -61,9 +61,11 @@ def clean_catalog(
         )
     setting = f"cleaning.duplicate_items: {cleaning.duplicate_items}"
     frame = _leave_out(frame, again, "further rows of an item", setting, ledger)
+    every = frame.select("item_id")
     frame = _clean_texts(frame, ["title", *map(_own, attributes)], cleaning, privacy, ledger)
     frame = _titled(frame, cleaning, ledger)
-    frame, item_of = _merged(frame, cleaning, ledger)
+    frame, kept = _merged(frame, cleaning, ledger)
+    item_of = every.join(kept, on="item_id", how="left", maintain_order="left")
     values = {a: tuple(frame[_own(a)].to_list()) for a in attributes}
     return Catalog(tuple(frame["item_id"].to_list()), tuple(frame["title"].to_list()), values), item_of
 
