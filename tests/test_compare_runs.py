@@ -221,7 +221,7 @@ def test_what_is_no_run_is_refused(classic, config, tmp_path, capsys):
         ((run, tmp_path / "empty"), "no run directory that can be read"),
         ((run, "--baseline", "sasrc"), "did you mean 'sasrec'"),
         ((run, "--subject", "nobody"), "'nobody' was not evaluated"),
-        ((run, "--metrics", "ndcg@50"), "its lists end at rank 5"),
+        ((run, "--metrics", "ndcg@50"), "50 are needed"),
         ((run, "--set", "seed=1"), "Got --set with run directories"),
         ((config(), "--seed", "1"), "options for comparing run directories"),
         ((tmp_path / "x.parquet",), "Got lists and no run directory"),
@@ -250,3 +250,14 @@ def test_language_models_of_two_seeds_are_one_system(config, tmp_path, capsys):
     report = (tmp_path / "out" / "report.md").read_text()
     assert "LLM with seeds 0 and 1" in report
     assert "LoRA, rank 16" in report
+
+
+def test_lists_need_be_no_longer_than_what_is_asked_of_them(classic, tmp_path, capsys):
+    run, output = classic("run"), tmp_path / "out"
+    lists = pl.read_parquet(run / "recommendations" / "sasrec.parquet").filter(pl.col("rank") <= 2)
+    lists.write_parquet(tmp_path / "two.parquet")
+    two = (run, tmp_path / "two.parquet")
+    assert "too few items" in side_by_side(*two, output=output, code=2, capsys=capsys).err
+    side_by_side(*two, "--metrics", "ndcg@2,hr@1", output=output, capsys=capsys)
+    found = compared(output)["systems"]
+    assert found["two"]["means"]["ndcg@2"] == pytest.approx(found["sasrec"]["means"]["ndcg@2"])

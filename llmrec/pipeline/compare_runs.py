@@ -11,6 +11,7 @@ from llmrec.eval.compare import compare
 from llmrec.eval.context import Curve, ReportContext
 from llmrec.eval.evaluate import train_counts
 from llmrec.eval.examples import pick_users, user_examples
+from llmrec.eval.metrics import parse_metric
 from llmrec.eval.slices import user_slices
 from llmrec.eval.trainings import check_protocols
 from llmrec.eval.words import sentence_list, today
@@ -100,7 +101,9 @@ def compare_runs(
     evaluations = []
     for entry in entries:
         run = entry.run
-        evaluations += evaluate_lists(run.config, run.split, run.catalog, [entry.lists], asked[run.name])
+        # Lists need not be longer than what is asked of them.
+        ks = sorted({parse_metric(metric)[1] for metric in metrics}) if metrics else None
+        evaluations += evaluate_lists(run.config, run.split, run.catalog, [entry.lists], asked[run.name], ks)
     llms: dict[str, Entry] = {}
     for entry in entries:
         if entry.origin == entry.run.name and entry.own_name in entry.run.config.language_systems:

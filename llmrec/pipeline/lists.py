@@ -91,9 +91,14 @@ def read_lists(config: RunConfig, catalog: Catalog, *, check_keys: bool = True) 
 
 
 def evaluate_lists(
-    config: RunConfig, split: Split, catalog: Catalog, read: Sequence[SystemLists], users: Holdout
+    config: RunConfig,
+    split: Split,
+    catalog: Catalog,
+    read: Sequence[SystemLists],
+    users: Holdout,
+    ks: Sequence[int] | None = None,
 ) -> list[Evaluation]:
-    """Evaluate lists on some users of the split, each under its file's name."""
+    """Evaluate lists on some users of the split, each under its file's name; at the config's cutoffs if none are given."""
     counts = train_counts(split.train, len(catalog))
     return [
         evaluate(
@@ -102,7 +107,7 @@ def evaluate_lists(
             counts,
             catalog,
             split.protocol,
-            ks=config.evaluation.cutoffs,
+            ks=config.evaluation.cutoffs if ks is None else ks,
             short_lists="free" in lists.meta,
             cost=Cost(**lists.meta["cost"]) if "cost" in lists.meta else None,
             meta={k: v for k, v in lists.meta.items() if k not in ("cost", "epochs")} | {"seed": lists.seed},
