@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from llmrec.config_problems import config_problems
 from llmrec.settings import (
     Data,
     Decoding,
@@ -110,144 +110,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
-        problems = []
-        if not self.systems:
-            problems.append("systems: expected at least one")
-        if self.evaluation.baseline not in self.systems:
-            known, baseline = ", ".join(self.systems), self.evaluation.baseline
-            given = "baseline" in self.evaluation.model_fields_set
-            is_ = (
-                f"is {baseline!r}"
-                if given
-                else f"is not set, and its default, {baseline!r}, is none of the systems"
-            )
-            problems.append(f"evaluation.baseline {is_}; expected one of {known}")
-        problems += [
-            f"systems.{name}: names that end in .seed and a number are those of a system's further trainings; expected "
-            "another name"
-            for name in self.systems
-            if re.search(r"\.seed\d+$", name)
-        ]
-        problems += [
-            f"systems.{name or repr(name)}: its lists are a file of that name; expected one without a slash that begins with none of .~-"
-            for name in self.systems
-            if not name or name[0] in ".~-" or "/" in name or "\\" in name
-        ]
-        problems += self._decoding_problems()
-        if not self.prompt.target_time:
-            problems += [
-                f"systems.{name} is to be told when the target happens (target_time), and prompt.target_time, by which the questions tell "
-                "it, is false; expected both or neither"
-                for name in self.told_when
-            ]
-        if self.split.target_event is not None and self.data.columns.event is None:
-            problems.append(
-                "split.target_event is set; expected data.columns.event, the column that says what kind an event is"
-            )
-        if "age" in self.prompt.time_styles and self.finetune.examples != "one-target":
-            problems.append(
-                "prompt.time has age, which is relative to the moment of asking, and with finetune.examples: every-event each "
-                "event of a document is asked for at a moment of its own; expected finetune.examples: one-target with it, or "
-                "gap, bucket or date"
-            )
-        aligned = "finetune.new_tokens.start: collaborative" in self.collaborative_reasons
-        if aligned and self.finetune.loss == "vocab":
-            problems.append(
-                "finetune.loss is vocab and finetune.new_tokens.start is collaborative; expected loss: catalogue with "
-                "it, or start: title"
-            )
-        if self.finetune.new_tokens.temperature is not None and not (
-            aligned and self.identifiers.scheme == "token"
-        ):
-            problems.append(
-                "finetune.new_tokens.temperature is set; expected identifiers.scheme: token and "
-                "finetune.new_tokens.start: collaborative with it, or null"
-            )
-        if self.collaborative_reasons and self.identifiers.collaborative_system not in self.systems:
-            known = ", ".join(self.systems)
-            problems.append(
-                f"identifiers.collaborative_system is {self.identifiers.collaborative_system!r} and "
-                f"{self.collaborative_reasons[0]} needs its item vectors; expected one of the systems: {known}"
-            )
-        problems += self._teacher_problems() + self._selection_problems() + self._negatives_problems()
-        if max(self.evaluation.cutoffs, default=0) > self.evaluation.k:
-            problems.append(
-                f"evaluation.cutoffs go up to {max(self.evaluation.cutoffs)}; expected none above evaluation.k = "
-                f"{self.evaluation.k}"
-            )
-        if problems:
+        if problems := config_problems(self):
             raise ValueError("\n".join(problems))
         return self
-
-    def _other_system_problems(self, where: str, name: str) -> list[str]:
-        if name not in self.systems:
-            return [f"{where} is {name!r}; expected one of the systems: {', '.join(self.systems)}"]
-        if self.has_language_model(name):
-            return [
-                f"{where} is {name!r}, which is the language model itself or has it as a part; expected another system"
-            ]
-        return []
-
-    def _selection_problems(self) -> list[str]:
-        selection, where = self.finetune.selection, "finetune.selection.surrogate"
-        if self.surrogate is not None:
-            return self._other_system_problems(where, self.surrogate)
-        if selection.share < 1 and selection.by != "random":
-            return [
-                f"finetune.selection.by is {selection.by} and {where} is not set; expected a cheap one of the systems, which chooses: "
-                f"{', '.join(name for name in self.systems if not self.has_language_model(name))}"
-            ]
-        return []
-
-    def _teacher_problems(self) -> list[str]:
-        name, where = self.teacher, "finetune.distillation.teacher"
-        if name is None:
-            return []
-        problems = self._other_system_problems(where, name)
-        if self.identifiers.scheme != "token" or self.finetune.loss != "catalogue":
-            problems.append(
-                f"{where} is set; expected identifiers.scheme: token and finetune.loss: catalogue with it, since a teacher speaks "
-                "of items and not of the tokens of their names"
-            )
-        return problems
-
-    def _negatives_problems(self) -> list[str]:
-        if self.finetune.negatives == "all":
-            return []
-        problems = []
-        if self.identifiers.scheme != "token" or self.finetune.loss != "catalogue":
-            problems.append(
-                "finetune.negatives is warm; expected identifiers.scheme: token and finetune.loss: catalogue with it, since parts of "
-                "longer identifiers are shared by items with and without events"
-            )
-        if self.finetune.validation.every is not None and self.finetune.validation.metric == "loss":
-            problems.append(
-                "finetune.negatives is warm and finetune.validation.metric is loss, which is infinite where the target is an item "
-                "without training events; expected metric: ndcg@10"
-            )
-        return problems
-
-    def _decoding_problems(self) -> list[str]:
-        problems = []
-        # Without a language model the section decides nothing.
-        ways = {"decoding": self.decoding} if self.llm_systems else {}
-        for name in self.llm_systems:
-            if self.systems[name].options:
-                # A value that makes no sense is reported with the other options of systems.
-                with contextlib.suppress(ValidationError):
-                    ways[f"systems.{name}"] = self.decoding_for(name)
-        for where, decoding in ways.items():
-            if decoding.search != "exact" and decoding.beam_width < self.evaluation.k:
-                problems.append(
-                    f"{where}.beam_width is {decoding.beam_width}; expected at least evaluation.k = "
-                    f"{self.evaluation.k}, or lists would be too short"
-                )
-            if decoding.search == "exact" and decoding.backend == "vllm":
-                problems.append(
-                    f"{where}.search is exact and decoding.backend is vllm; expected backend: torch with it, or search: "
-                    "beam with until_certified: true, which is exact too"
-                )
-        return problems
 
     @property
     def llm_systems(self) -> list[str]:

@@ -9,6 +9,18 @@ import pytest
 
 from llmrec import cli
 
+ALIGNED = {
+    "prompt": {"template": "films", "time": "none"},
+    "identifiers": {"scheme": "token"},
+    "finetune": {
+        "epochs": 2,
+        "batch_tokens": 400,
+        "learning_rate": 1e-2,
+        "new_tokens": {"start": "collaborative"},
+        "validation": {"every": 1, "users": 8},
+    },
+}
+
 
 def llmrec(*arguments, code=0, capsys=None):
     """Run a command as the console script does and return what it printed to standard error."""

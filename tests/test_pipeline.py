@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from pipeline_cases import llmrec
+from pipeline_cases import ALIGNED, llmrec
 
 from llmrec.data.catalog import Catalog
 from llmrec.data.recommendations import read_recommendations
@@ -119,19 +118,6 @@ def test_adapter_loads_without_llmrec(config, tmp_path, tiny_lm, capsys):
     assert any("lora" in name for name, _ in model.named_parameters())
 
 
-ALIGNED = {
-    "prompt": {"template": "films", "time": "none"},
-    "identifiers": {"scheme": "token"},
-    "finetune": {
-        "epochs": 2,
-        "batch_tokens": 400,
-        "learning_rate": 1e-2,
-        "new_tokens": {"start": "collaborative"},
-        "validation": {"every": 1, "users": 8},
-    },
-}
-
-
 def test_item_tokens_from_the_data_to_a_merged_model(config, tmp_path, capsys):
     """One fit of SASRec serves as a baseline and as the start of the tokens; the exported model needs no llmrec."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -188,24 +174,6 @@ def test_validation_by_loss_keeps_the_best_step(config, tmp_path, capsys):
     assert len(seen) == 4
     assert trained["best_step"] == min(seen, key=seen.get)
     assert "loss on the validation targets" in (tmp_path / "run" / "report.html").read_text()
-
-
-def test_a_system_without_item_vectors_is_refused(config, capsys):
-    changes = ("--set", "identifiers.collaborative_system=itemknn")
-    printed = llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys)
-    assert "itemknn, which has no item vectors. Expected a system of the kind svd" in printed.err
-    both = "{kind: hybrid, parts: {svd: {}, itemknn: {}}}"
-    changes = ("--set", "identifiers.collaborative_system=both", "--set", f"systems.both={both}")
-    printed = llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys)
-    assert "is 'both', a hybrid with itemknn, which has no item vectors" in printed.err
-    changes = ("--set", "finetune.loss=vocab")
-    assert "expected loss: catalogue" in llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys).err
-    changes = ("--set", "finetune.new_tokens.temperature=0.1", "--set", "finetune.new_tokens.start=title")
-    assert "temperature is set" in llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys).err
-    changes = ("--set", "identifiers.collaborative_system=nobody")
-    assert (
-        "expected one of the systems" in llmrec("run", config(**ALIGNED), *changes, code=2, capsys=capsys).err
-    )
 
 
 @pytest.mark.parametrize(
@@ -335,78 +303,6 @@ def test_dry_run_estimates_and_writes_nothing(config, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-# --- what a user gets wrong: one paragraph, exit code 2, nothing left behind
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["data.interactions=nowhere.csv"], "no such file"),
-        (["data.columns.timestamp=tiem"], "no column 'tiem' (did you mean 'time'?)"),
-        (["data.dataset=ml-100k"], "expected either 'dataset'"),
-        (["data={dataset: ml-10k}"], "did you mean 'ml-100k'"),
-        (
-            ["finetune.lora_rnk=3", "evaluation.baseline=x", "systems.sasrec.dimm=3"],
-            "did you mean 'lora_rank'",
-        ),
-        (["systems.gru={}"], "there is no recommender 'gru'"),
-        (["systems.sasrec.kind=3"], "systems.sasrec.kind: got 3"),
-        (["systems.sasrec=3"], "systems.sasrec: got 3"),
-        (["finetune.target_modules=q_prj"], "did you mean 'q_proj'"),
-        (["model.name=/nowhere/at/all"], "nowhere"),
-        (["prompt.template=film"], "did you mean 'films'"),
-        (["finetune.target_modules=[q_prj]"], "did you mean 'q_proj'"),
-        (["prompt.max_events=400", "model.name={short}"], "Expected both to fit"),
-        (["evaluation.k=50"], "expected at least evaluation.k = 50"),
-        (["evaluation.cutoffs=[]"], "evaluation.cutoffs: got []"),
-        (["evaluation.cutoffs=[0,5]"], "evaluation.cutoffs.0: got 0"),
-        (["model.device=gpu"], "Expected auto, cpu, cuda"),
-        (["systems.a/b={kind: sasrec}"], "systems.a/b: its lists are a file of that name"),
-        (["systems.adjusted={parts: {itemknn: {}}}"], "knows nothing of items without training events"),
-        (
-            ["systems.adjusted={parts: {llm: {}}}", "identifiers.scheme=token"],
-            "knows nothing of items without",
-        ),
-        (["systems.content={attributes: [yaer]}"], "attributes with 'yaer' (did you mean 'year'?)"),
-        (["data.interactions={location: x.csv, encodng: latin-1}"], "did you mean 'encoding'"),
-        (["data.privacy.drop_attributes=[yaer]"], "'yaer' (did you mean 'year'?)"),
-        (["data.interactions=s3://bucket/log.parquet"], "s3:// is not read"),
-        (["finetune.steps"], "has no '='"),
-    ],
-)
-def test_mistakes_are_explained(config, tmp_path, tiny_lm, changes, message, capsys):
-    short = tmp_path / "short"  # the same model with a context of 24 tokens
-    short.mkdir()
-    for file in tiny_lm.iterdir():
-        (short / file.name).write_bytes(file.read_bytes())
-    settings = json.loads((short / "config.json").read_text()) | {"max_position_embeddings": 24}
-    (short / "config.json").write_text(json.dumps(settings))
-    options = [o for c in changes for o in ("--set", c.replace("{short}", str(short)))]
-    printed = llmrec("run", config(), *options, code=2, capsys=capsys)
-    assert message in printed.err.replace("\n", " ")
-    assert "Traceback" not in printed.err + printed.out
-    left = tmp_path / "run"
-    assert not (left / "adapter").exists()
-    assert not (left / "report.html").exists()
-    assert not list(left.glob("recommendations/*")) if left.exists() else True
-
-
-def test_all_problems_of_a_config_are_listed_at_once(config, capsys):
-    bad = ["finetune.lora_rnk=3", "evaluation.baseline=x", "systems.sasrec.dimm=3", "finetune.steps=zero"]
-    printed = llmrec("run", config(), *[o for c in bad for o in ("--set", c)], code=2, capsys=capsys)
-    for part in ("lora_rnk", "dimm", "finetune.steps: got 'zero'"):
-        assert part in printed.err
-
-
-def test_model_without_a_tokenizer(config, tmp_path, tiny_lm, capsys):
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (bare / name).write_bytes((tiny_lm / name).read_bytes())
-    printed = llmrec("run", config(), "--set", f"model.name={bare}", code=2, capsys=capsys)
-    assert "tokenizer" in printed.err
-
-
 def test_shipped_configs_are_valid():
     from llmrec.config_file import load_config
     from llmrec.prompts.template import load_template
@@ -428,20 +324,6 @@ def test_shipped_configs_are_valid():
         for own in [content.get("source", []), *content["variants"].values()]:
             settings = [s.replace("{source}", "runs/source") for s in [*content.get("set", []), *own]]
             load_config(root / content["suite"], settings)
-
-
-def test_a_dry_run_refuses_what_a_run_would(config, capsys):
-    for change, said in (
-        ("finetune.report_to=[wandbb]", "no tracker"),
-        ("systems.content={attributes: [yaer]}", "yaer"),
-    ):
-        assert said in llmrec("run", config(), "--dry-run", "--set", change, code=2, capsys=capsys).err
-
-
-def test_without_a_language_model_there_is_nothing_to_fine_tune(config, capsys):
-    path = config(systems={"popularity": {}, "sasrec": {"max_epochs": 1}})
-    llmrec("prepare", path, capsys=capsys)
-    assert "has no language model" in llmrec("finetune", path, code=2, capsys=capsys).err
 
 
 def test_systems_that_the_config_has_no_more_are_in_no_report(config, tmp_path, capsys):
@@ -515,32 +397,10 @@ def test_the_card_of_a_model_has_no_figures_of_another(config, tmp_path, capsys)
     assert value not in (tmp_path / "theirs" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("layers", "said"), [(1, "no such layer"), (None, "It has nothing for")])
-def test_an_adapter_of_another_depth_is_refused(config, tmp_path, layers, said, capsys):
-    """PEFT leaves out without an error what a model of fewer layers has no place for, and the other way round."""
-    path, run = config(), tmp_path / "run"
-    trained = () if layers else ("--set", "model.keep_layers=1")
-    for stage in ("prepare", "finetune"):
-        llmrec(stage, path, *trained, capsys=capsys)
-    shutil.copytree(run / "adapter", tmp_path / "other" / "adapter")
-    (tmp_path / "other" / "adapter" / "llmrec.json").unlink()
-    now = ("--set", f"output={tmp_path / 'other'}", *(("--set", "model.keep_layers=1") if layers else ()))
-    printed = llmrec("run", path, *now, code=2, capsys=capsys).err
-    assert "does not fit" in printed
-    assert said in " ".join(printed.split())
-
-
 def test_a_dry_run_counts_validations_of_the_users_that_are_chosen(config, capsys):
     training = {"epochs": 4, "batch_tokens": 400, "selection": {"share": 0.5}, "validation": {"every": 1}}
     printed = " ".join(llmrec("run", config(finetune=training), "--dry-run", capsys=capsys).out.split())
     assert "at most 4 times" in printed
-
-
-def test_what_a_folder_cannot_be_is_said(config, capsys):
-    for output in ("/proc/nope/run", str(config())):
-        printed = llmrec("prepare", config(), "--set", f"output={output}", code=2, capsys=capsys).err
-        assert "Expected" in printed
-        assert "Traceback" not in printed
 
 
 def test_files_of_a_run_can_be_read_by_colleagues(config, tmp_path, capsys):
