@@ -315,7 +315,7 @@ def test_a_missing_pip_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LLMREC_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(AssetError, match=r"cannot be written: .*LLMREC_CACHE"):
+    with pytest.raises(AssetError, match=r"cannot be made: .*LLMREC_CACHE"):
         _entry(Place("home"))
 
 
