@@ -22,6 +22,7 @@ BEGIN, END = "<!-- results: benchmarks/readme_table.py -->", "<!-- end of result
 TABLES = (
     ("ml-100k-fusion", "MovieLens-100K, ties in source order", "sasrec_svd"),
     ("ml-100k-fusion-shuffled", "MovieLens-100K, ties shuffled", "sasrec_svd"),
+    ("ml-100k-timed", "MovieLens-100K, ties in source order, both told the times", "sasrec_svd"),
     ("ml-100k-timed-shuffled", "MovieLens-100K, ties shuffled, both told the times", "sasrec_svd"),
     ("ml-100k-fusion-temporal", "MovieLens-100K, one cut in time", "sasrec_svd"),
     ("amazon-beauty-fusion", "Amazon Beauty, ties in source order", "sasrec_content"),
