@@ -477,6 +477,13 @@ def test_dates_of_a_column_are_what_the_ledger_says(tmp_path):
     assert "read as the dates that the column has" in notes
 
 
+def test_a_column_of_dates_decides_nothing_about_the_next_one():
+    for form in ("auto", "ms"):
+        parser = TimestampParser(form)
+        parser.parse(pl.Series([datetime(2024, 1, 1)]))
+        assert parser.parse(pl.Series(["1714061700000"])).to_list() == [1714061700]
+
+
 def test_histories_are_cleaned_as_the_training_was(tmp_path):
     """Items of one title are one, and a row that comes twice is one event, whoever is asked for lists later."""
     rows = [row(u, i, t) for u in ("u", "v") for t, i in enumerate("abcd", start=1) for _ in range(2)]

@@ -459,3 +459,10 @@ def test_the_fast_parser_is_what_reads_the_normal_case(tmp_path, monkeypatch):
     monkeypatch.setattr(delimited, "regular_records", lambda *args, **more: None)
     assert read_source(tmp_path / "t.csv", ["b"]) == expected
     assert expected[0] == [(1, "x, y"), (2, "z")]
+
+
+def test_a_scheme_that_is_not_read_tells_no_password(monkeypatch):
+    monkeypatch.setenv("SHOP_URL", "sftp://me:hunter2@host/log.csv")
+    with pytest.raises(DataError, match="sftp:// is not read") as error:
+        open_source(SourceSettings.model_validate("${SHOP_URL}"), "data.interactions")
+    assert "hunter2" not in str(error.value)

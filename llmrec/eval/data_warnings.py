@@ -84,12 +84,8 @@ def _rows(check: DataCheck, data: Data) -> Iterator[DataWarning]:
                 yield DataWarning(
                     f"unusable-{table}",
                     f"{step.removed:,} of {total:,} rows of {table} ({percent(step.removed / total)}) were left out for "
-                    f"{step.step}"
-                    + (
-                        f" ({step.note})"
-                        if "of the catalogue" in step.step or "in the catalogue" in step.step
-                        else ""
-                    )
+                    + step.step
+                    + (f" ({step.note})" if "catalogue" in step.step else "")
                     + (", so histories are not whole" if table == "interactions" else ""),
                     setting,
                     hint,

@@ -217,7 +217,8 @@ class _Encoder:
         if not self.read:
             raise DataError("The log is empty. Expected at least one row per event.")
         cleaning, left = self.cleaning, self.read
-        form = f"read as {_FORMS.get(self.times.form, self.times.form)}"
+        read = "dates" if self.times.dated and self.times.form == "auto" else self.times.form
+        form = f"read as {_FORMS.get(read, read)}"
         steps: list[tuple[str, str, bool, str]] = [
             ("broken rows", "", True, ""),
             ("missing user ids", "cleaning.missing", True, ""),

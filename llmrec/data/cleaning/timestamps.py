@@ -39,7 +39,7 @@ class TimestampParser:
     Parameters
     ----------
     form
-        ``auto``, ``s``, ``ms``, ``us``, ``ns``, ``iso`` or a pattern with ``%``; it becomes ``dates`` where a column has these.
+        ``auto``, ``s``, ``ms``, ``us``, ``ns``, ``iso`` or a pattern with ``%``.
     timezone
         Of dates with a time of day that do not say. Dates without one are that day in UTC wherever they come from: a log of
         days stays one.
@@ -49,11 +49,12 @@ class TimestampParser:
         self.form = form
         self.timezone = timezone
         self.guessed = False
+        self.dated = False  # whether a column had dates, of which there is nothing to decide
 
     def parse(self, column: pl.Series) -> pl.Series:
         """Return whole seconds [n], rounded down; null where nothing can be made of the value."""
         if column.dtype.is_temporal():
-            self.form = "dates"
+            self.dated = True
             return self._dates(column)
         if not column.dtype.is_numeric():
             column = column.cast(pl.String, strict=False).str.strip_chars()

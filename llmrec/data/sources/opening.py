@@ -103,7 +103,7 @@ def _by_place(source: SourceSettings, setting: str) -> str | None:
     scheme, colon, _ = place.partition("://")
     if colon and _FILES_ELSEWHERE.fullmatch(scheme):
         raise DataError(
-            f"{setting} is {place}, and {scheme}:// is not read. Expected a path, a database, https:// or hf://: fetch the file first, or "
+            f"{setting} is {source.location[0]}, and {scheme}:// is not read. Expected a path, a database, https:// or hf://: fetch the file first, or "
             "mount what it is in."
         )
     if colon:
