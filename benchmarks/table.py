@@ -7,7 +7,7 @@
 
 Each seed is a run of its own (`llmrec run`) in runs/NAME-seedN, or each seed of each variant in runs/NAME-VARIANT-seedN, and what is done there already is not done again; then `llmrec compare` makes one
 comparison of them. Its Markdown and JSON are kept as docs/results/NAME.md and NAME.json, under the command, the commit and what the machine is.
-The HTML report stays in runs/NAME. Runs that were made on another machine are put into runs/ and compared with --made-on "one H100, commit abc1234".
+The HTML report stays in runs/NAME. Where every user's target stood is kept as docs/results/ranks/NAME.json (ranks.py), to which trainings of another day can be added. Runs that were made on another machine are put into runs/ and compared with --made-on "one H100, commit abc1234".
 
 A file of variants names a suite and, for each variant, the settings that are its own; the systems of all are compared, told apart by their runs:
 
@@ -34,6 +34,7 @@ from typing import Any
 
 import yaml
 from common import machine
+from ranks import keep
 
 ROOT = Path(__file__).parents[1]
 SOURCE = "-source"  # of the run that is only there for the others
@@ -152,6 +153,7 @@ def main() -> None:
     else:
         report = (ROOT / "runs" / name / "report.md").read_text()
         (results / f"{name}.md").write_text(head + shortened(report))
+        keep([ROOT / run for run in runs], results / "ranks" / f"{name}.json", made)
     (results / f"{name}.json").write_text(json.dumps({**made, **found}, indent=1) + "\n")
     print(f"kept in docs/results as {name}")
 
