@@ -51,7 +51,7 @@ def read_yaml(text: str) -> Any:
     yaml.YAMLError
         It is none, or says the same key twice.
     """
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  (it is a SafeLoader)
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader
 
 
 def write_yaml(content: Any, **options: Any) -> str:
