@@ -11,11 +11,8 @@ from llmrec.config import RunConfig
 from llmrec.config_file import load_config
 from llmrec.errors import ArtefactError, ConfigError
 from llmrec.pipeline.artefacts import locked
-from llmrec.pipeline.checks import check_systems, recipe_problems
-from llmrec.pipeline.finetune_stage import finetune_stage
 from llmrec.pipeline.parts import pick_device
 from llmrec.pipeline.prepare_stage import prepare
-from llmrec.pipeline.recommend_stage import make_sources, recommend_stage, run_identifiers
 from llmrec.progress import say
 
 __all__ = ["dry_run", "finetune", "run"]
@@ -40,6 +37,11 @@ def run(config_path: Path, overrides: Sequence[str] = (), until: str | None = No
     config = load_config(config_path, overrides, check=_recipe_problems if trains else None)
     if until == "finetune":
         _need_language_model(config, config_path)
+    # A mistake in a config is said before the stages are imported, which takes seconds.
+    from llmrec.pipeline.checks import check_systems
+    from llmrec.pipeline.finetune_stage import finetune_stage
+    from llmrec.pipeline.recommend_stage import recommend_stage
+
     with locked(config.output):
         if until not in (None, "prepare"):
             _need_split(config)
@@ -78,6 +80,10 @@ def finetune(config_path: Path, overrides: Sequence[str] = ()) -> Path:
     """
     from accelerate import PartialState
 
+    from llmrec.pipeline.checks import check_systems
+    from llmrec.pipeline.finetune_stage import finetune_stage
+    from llmrec.pipeline.recommend_stage import make_sources, run_identifiers
+
     config = load_config(config_path, overrides, check=_recipe_problems)
     _need_language_model(config, config_path)
     cpu = pick_device(config.model.device) == "cpu"
@@ -99,6 +105,8 @@ def finetune(config_path: Path, overrides: Sequence[str] = ()) -> Path:
 
 def _recipe_problems(config: RunConfig) -> list[str]:
     """Return what is wrong with a recipe; nothing is asked about one whose adapter is there."""
+    from llmrec.pipeline.checks import recipe_problems
+
     return [] if (config.output / "adapter").is_dir() else recipe_problems(config)
 
 

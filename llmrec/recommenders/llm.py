@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,14 @@ from llmrec.decoding.guidance import Guide
 from llmrec.decoding.search import BeamResult
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.finetune.soft_targets import SoftTargets
-from llmrec.finetune.train import Step, Validate, finetune
 from llmrec.prompts.verbalize import Verbalizer
 from llmrec.recommenders.holdout import listed_gains
-from llmrec.recommenders.llm_training import NewTokenStart, Training
 from llmrec.settings import Decoding, Finetune
 from llmrec.tensors import batches_by_length, tokens_per_pass
+
+if TYPE_CHECKING:
+    from llmrec.finetune.train import Step, Validate
+    from llmrec.recommenders.llm_training import NewTokenStart, Training
 
 __all__ = ["LLMRecommender"]
 
@@ -116,6 +118,10 @@ class LLMRecommender:
 
     def fit(self, split: Split) -> None:
         """Add LoRA adapters and train them, and new tokens, on windows of the training histories."""
+        # With PEFT, which takes seconds that whoever does not train need not wait for.
+        from llmrec.finetune.train import finetune
+        from llmrec.recommenders.llm_training import Training
+
         if self.checkpoints is None:
             raise ValueError("fit needs a folder for checkpoints")
         settings = self.finetune
