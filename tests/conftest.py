@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable
@@ -75,6 +76,19 @@ def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=0,
         eos_token_id=0,
     )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wide_lm(tiny_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with rows of 64 weights, which is what bitsandbytes packs into blocks."""
+    folder = tmp_path_factory.mktemp("wide-lm")
+    shutil.copytree(tiny_lm, folder, dirs_exist_ok=True)
+    config = LlamaConfig.from_pretrained(
+        tiny_lm, hidden_size=64, intermediate_size=128, num_key_value_heads=4, head_dim=16
+    )
+    torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from pipeline_cases import ALIGNED, llmrec
 
@@ -149,6 +150,47 @@ def test_item_tokens_from_the_data_to_a_merged_model(config, tmp_path, capsys):
         allowed = [i for i in token if i not in history]
         scores = logits[tokenizer.convert_tokens_to_ids([token[i] for i in allowed])]
         assert allowed[int(scores.argmax())] == best
+
+
+@pytest.mark.parametrize(("kind", "scheme", "share"), [("4bit", "title", 0.3), ("8bit", "token", 1)])
+def test_a_quantised_run_is_exported_as_it_was_trained(
+    config, wide_lm, tmp_path, capsys, kind, scheme, share
+):
+    """The weights written out are the rounded ones, to which the adapter was fitted."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM
+
+    from llmrec.config_file import load_config
+    from llmrec.pipeline.adapter import merged_model
+    from llmrec.pipeline.parts import language_parts
+    from llmrec.pipeline.prepare_stage import prepare
+    from llmrec.pipeline.recommend_stage import run_identifiers
+
+    model = {"name": str(wide_lm), "device": "cpu", "dtype": "float32", "quantize": kind}
+    training = {"steps": 6, "batch_tokens": 400, "learning_rate": 3e-2}
+    path = config(model=model, identifiers={"scheme": scheme}, finetune=training)
+    for command in (("prepare", path), ("finetune", path), ("export", path, tmp_path / "whole", "--merge")):
+        llmrec(*command, capsys=capsys)
+    assert "quantization_config" not in json.loads((tmp_path / "whole" / "config.json").read_text())
+
+    run = load_config(path, [])
+    split, catalog = prepare(run)
+    parts = language_parts(run, split, catalog, run_identifiers(run, split, catalog))
+    full = run.model_copy(update={"model": run.model.model_copy(update={"quantize": "none"})})
+    prompt = torch.as_tensor(parts.verbalizer.prompt(split.test.histories[0]))[None]
+    with torch.inference_mode():
+        exported, trained, unrounded = (
+            it(input_ids=prompt).logits
+            for it in (
+                AutoModelForCausalLM.from_pretrained(tmp_path / "whole").eval(),
+                merged_model(run, parts),
+                merged_model(full, parts),
+            )
+        )
+    # What is left: bitsandbytes multiplies by 4 bits in lower precision on a CPU, and rounds what 8 bits are multiplied with.
+    away = float((exported - trained).abs().max())
+    assert away < share * float((unrounded - trained).abs().max())
+    assert away < 0.05 * float(trained.std())
 
 
 @pytest.mark.parametrize(

@@ -282,20 +282,13 @@ def test_new_tokens_load_with_peft_alone(tiny_lm, catalog, tmp_path, start, tied
     assert max(rows for rows, _ in shapes) <= max(len(catalog), 64)  # no matrix was copied
 
 
-def test_the_adapters_of_quantised_models_learn_too(tiny_lm, catalog, tmp_path):
+def test_the_adapters_of_quantised_models_learn_too(wide_lm, catalog, tmp_path):
     pytest.importorskip("bitsandbytes")
     from llmrec.pipeline.parts import quantisation
 
-    # bitsandbytes packs blocks of 64 weights.
-    wide = tmp_path / "wide"
-    shutil.copytree(tiny_lm, wide)
-    config = LlamaConfig.from_pretrained(
-        tiny_lm, hidden_size=64, intermediate_size=128, num_key_value_heads=4, head_dim=16
-    )
-    LlamaForCausalLM(config).save_pretrained(wide)
-    case = Case(wide, catalog, settings(steps=40, lora_dropout=0.0), scheme="title")
+    case = Case(wide_lm, catalog, settings(steps=40, lora_dropout=0.0), scheme="title")
     for kind in ("8bit", "4bit"):
-        model = load_model(wide, quantization_config=quantisation(kind, "float32"))
+        model = load_model(wide_lm, quantization_config=quantisation(kind, "float32"))
         case.base = lambda model=model: model
         _, outcome = train(case, tmp_path / kind)
         losses = [e["loss"] for e in outcome.log]

@@ -89,11 +89,21 @@ def _does_not_fit(folder: Path, name: str, why: str) -> ArtefactError:
     )
 
 
-def merged_model(config: RunConfig, parts: LanguageParts) -> Any:
-    """Return the fine-tuned model."""
+def merged_model(config: RunConfig, parts: LanguageParts, *, whole: bool = False) -> Any:
+    """Return the fine-tuned model.
+
+    Parameters
+    ----------
+    whole
+        Whether nothing of PEFT or bitsandbytes may be left in it. Quantised weights are then written out in ``model.dtype``, as
+        they are and not as they were before: it is to these that the adapter was fitted.
+    """
     from peft import PeftModel
 
     base = load_language_model(config, tokens=parts.vocabulary)
+    quantised = config.model.quantize != "none"
+    if quantised and whole:
+        base = base.dequantize(dtype=base.dtype)
     folder = config.output / "adapter"
     if not (folder / "llmrec.json").is_file():  # trained elsewhere
         check_fits(config)
@@ -101,7 +111,7 @@ def merged_model(config: RunConfig, parts: LanguageParts) -> Any:
         model = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
         raise _does_not_fit(folder, config.model.name, str(error)) from error
-    if config.model.quantize == "none":
+    if whole or not quantised:
         # Merged, an adapter costs nothing at decoding time; merged into quantised weights it would be rounded away.
         model = model.merge_and_unload()
     return model.eval()

@@ -7,13 +7,12 @@ from typing import Any
 
 from llmrec.config import RunConfig
 from llmrec.data.catalog import Catalog
-from llmrec.errors import ConfigError
 from llmrec.gguf import without_progress_bars
 from llmrec.identifiers.files import write_identifiers
 from llmrec.pipeline.adapter import merged_model
 from llmrec.pipeline.parts import LanguageParts
 
-__all__ = ["check_mergeable", "trie_made_for", "write_checkpoint"]
+__all__ = ["trie_made_for", "write_checkpoint"]
 
 TRIE = Path("items") / "trie.safetensors"
 
@@ -29,20 +28,11 @@ def trie_made_for(catalog: Catalog, parts: LanguageParts) -> dict[str, str]:
     }
 
 
-def check_mergeable(config: RunConfig) -> None:
-    """Raise :class:`ConfigError` where the adapter cannot be merged exactly."""
-    if config.model.quantize != "none":
-        raise ConfigError(
-            f"model.quantize is {config.model.quantize}; merging into quantised weights would round the adapter away. "
-            "Expected full weights: add --set model.quantize=none --set model.dtype=bfloat16."
-        )
-
-
 def write_checkpoint(config: RunConfig, catalog: Catalog, parts: LanguageParts, folder: Path) -> None:
     """Write merged weights, the tokenizer, and ``items/`` with identifiers and trie into an empty folder."""
     from llmrec.decoding.trie_file import save_trie
 
-    model: Any = merged_model(config, parts)
+    model: Any = merged_model(config, parts, whole=True)
     with without_progress_bars():
         model.save_pretrained(str(folder))
     parts.tokenizer.save_pretrained(str(folder))

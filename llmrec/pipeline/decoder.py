@@ -13,7 +13,7 @@ from llmrec.config import RunConfig
 from llmrec.data.catalog import Catalog
 from llmrec.pipeline.adapter import check_fits, merged_model
 from llmrec.pipeline.artefacts import check_key, read_json, whole_folder, write_json
-from llmrec.pipeline.checkpoint import TRIE, check_mergeable, trie_made_for, write_checkpoint
+from llmrec.pipeline.checkpoint import TRIE, trie_made_for, write_checkpoint
 from llmrec.pipeline.keys import weights_key
 from llmrec.pipeline.parts import LanguageParts, pick_device
 from llmrec.progress import say
@@ -111,7 +111,7 @@ def make_servable(
 ) -> tuple[Path | str, Path, Path | None]:
     """Write what vLLM reads; return the model, the trie's file, and the adapter where it is served as one.
 
-    vLLM serves no adapter with new tokens, and a pruned base model is nowhere on the disk: these are merged, once.
+    vLLM serves no adapter with new tokens, and a pruned or quantised base model is nowhere on the disk: these are merged, once.
     """
     from llmrec.decoding.trie_file import save_trie
     from llmrec.models import resolve_model
@@ -126,7 +126,6 @@ def make_servable(
     if folder.is_dir():
         check_key(folder, read_json(folder / "llmrec.json")["key"], key)
     else:
-        check_mergeable(config)
         say(f"Merging the adapter into its base model, once, for vLLM: {folder}")
         with whole_folder(folder) as work:
             write_checkpoint(config, catalog, parts, work)

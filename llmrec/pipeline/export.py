@@ -9,7 +9,7 @@ from llmrec.config_file import load_config
 from llmrec.errors import ArtefactError
 from llmrec.pipeline.adapter import adapter_digest, adapter_meta
 from llmrec.pipeline.artefacts import read_json, whole_folder, write_text
-from llmrec.pipeline.checkpoint import check_mergeable, write_checkpoint
+from llmrec.pipeline.checkpoint import write_checkpoint
 from llmrec.pipeline.keys import finetune_key
 from llmrec.pipeline.model_card import model_card
 from llmrec.pipeline.parts import language_parts
@@ -29,8 +29,6 @@ def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
     ------
     ArtefactError
         There is no adapter yet, or something is in ``output`` already.
-    ConfigError
-        The run's base model is quantised.
     """
     config = load_config(config_path, overrides)
     trained = adapter_meta(config.output / "adapter", finetune_key(config))
@@ -38,7 +36,6 @@ def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
         raise ArtefactError(
             f"There is something at {str(output)!r} already. Expected a folder that is not there yet."
         )
-    check_mergeable(config)
     split, catalog = prepare(config)
     identifiers = run_identifiers(config, split, catalog)
     parts = language_parts(config, split, catalog, identifiers)

@@ -223,7 +223,7 @@ def load_language_model(config: RunConfig, *, tokens: int | None = None, trainin
     tokens
         Size of a vocabulary with new tokens, for which the model is to have room.
     training
-        Whether it will be fine-tuned: only then quantised weights and flash attention are used.
+        Whether it will be fine-tuned: only then flash attention is used.
     """
     from llmrec.models import load_model
     from llmrec.new_rows import make_room
