@@ -290,6 +290,12 @@ def data_check(config: ConfigPath, set_: Overrides = None) -> None:
     check(config, set_ or [])
 
 
+_LESS_MEMORY = (
+    "Expected the work to fit. For training lower finetune.micro_batch_tokens, or set finetune.gradient_checkpointing or "
+    "model.quantize: 4bit; for lists lower decoding.batch_size or beam_width. The same command goes on from what is done."
+)
+
+
 def main() -> None:
     """Entry point."""
     report_errors(app)
@@ -309,6 +315,14 @@ def report_errors(command: Callable[[], object]) -> None:
         command()
     except LlmrecError as error:
         print(f"llmrec: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except Exception as error:
+        if (
+            type(error).__name__ != "OutOfMemoryError"
+        ):  # torch's, which is not imported for a mistake in a config
+            raise
+        said = str(error).partition(". ")[0]
+        print(f"llmrec: {said}. {_LESS_MEMORY}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
         print("llmrec: interrupted; the same command goes on from here.", file=sys.stderr)  # noqa: T201

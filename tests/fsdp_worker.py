@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from conftest import TITLES, YEARS
@@ -15,15 +16,18 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from llmrec.data.catalog import Catalog
+from llmrec.data.histories import Histories, History, Holdout
 from llmrec.finetune.batches import collate
 from llmrec.finetune.checkpoints import load_checkpoint, random_state, save_checkpoint
+from llmrec.finetune.lora import whole_adapter
+from llmrec.recommenders.llm_training import Training
 from llmrec.settings import Finetune, NewTokens
 
 folder, tiny_lm = Path(sys.argv[1]), Path(sys.argv[2])
 scheme, start, dtype = sys.argv[3:]
 world = int(os.environ.get("WORLD_SIZE", "1"))
 catalog = Catalog(tuple(f"i{n}" for n in range(len(TITLES))), tuple(TITLES), {"year": tuple(YEARS)})
-settings = Finetune(lora_rank=2, new_tokens=NewTokens(start=start, dropout=0.0))
+settings = Finetune(lora_rank=2, micro_batch_tokens=150, new_tokens=NewTokens(start=start, dropout=0.0))
 case = Case(tiny_lm, catalog, settings, scheme=scheme)
 case.dtype = dtype
 objective = case.objective()
@@ -55,7 +59,26 @@ for step in range(6):
     optimizer.step()
     optimizer.zero_grad()
     losses.append(float(loss.detach()))
-if world == 1 or dist.get_rank() == 0:
-    (folder / "losses.json").write_text(json.dumps(losses))
+# What a validation by loss does: one process has more batches than the other.
+rank = dist.get_rank() if world > 1 else 0
+training = Training.__new__(Training)  # what it makes is here already
+training.verbalizer, training.settings, training.alternatives = case.verbalizer, settings, case.alternatives
+training.objective, training.model = objective, objective.model
+histories = case.histories
+last = histories.indptr[1:] - 1
+before = Histories.from_list([History(h.user_id, h.items[:-1], h.timestamps[:-1]) for h in histories])
+users = Holdout(before, histories.items[last], histories.timestamps[last])
+mine = users.select(np.arange(0 if rank == 0 else len(users), len(users)))
+held_out = training.held_out_loss(mine)
+if world > 1:
+    objective.reshard()
+# What the end of a training does.
+objective.eval()
+if objective.new_tokens is not None:
+    objective.new_tokens.materialise(objective)
+weights = whole_adapter(objective.model)
+if rank == 0:
+    objective.model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False, state_dict=weights)
+    (folder / "losses.json").write_text(json.dumps([*losses, held_out]))
 if world > 1:
     dist.destroy_process_group()

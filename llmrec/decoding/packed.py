@@ -10,7 +10,8 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from llmrec.decoding.view import place_within
 from llmrec.errors import TrieError
 
-__all__ = ["PackedPrompts"]
+__all__ = ["PackedPrompts", "masked_attention"]
 
 # Attention kernels of transformers that take a mask of our own; flash attention takes none.
 _MASKED_ATTENTION = ("sdpa", "eager")
@@ -169,6 +170,20 @@ class PackedPrompts:
 
     def _tensor(self, values: NDArray[np.integer]) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values, dtype=np.int64), device=self.device)
+
+
+@contextmanager
+def masked_attention(model: Any) -> Iterator[None]:
+    """Let a model that trains with flash attention be decoded, by sdpa, in this context."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kind = base.config._attn_implementation
+    if kind not in _MASKED_ATTENTION:
+        base.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if kind not in _MASKED_ATTENTION:
+            base.set_attn_implementation(kind)
 
 
 def _check_attention(model: Any) -> None:

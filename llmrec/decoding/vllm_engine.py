@@ -96,6 +96,9 @@ def start_engine(
         "additional_config": {TRIE_KEY: {"path": str(trie), "made_for": dict(made_for)}},
         **options,
     }
+    if settings.get("tensor_parallel_size", 1) > 1:
+        # Whoever has asked PyTorch for a GPU cannot fork, and to know the machine's GPUs is to have asked.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     try:
         newer = EngineArgs(**settings).create_engine_config().use_v2_model_runner
         name = "TrieProcessorV2" if newer else "TrieProcessorV1"

@@ -10,6 +10,7 @@ Shapes: R rows of logits, n rows that are constrained, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -208,13 +209,20 @@ class TrieProcessorV2(LogitsProcessorV2):
         """Constrain the rows whose slots ask for it."""
         slots = ctx.expanded_idx_mapping.tolist()
         ends = (ctx.pos + 1).tolist()
-        rows, walks = [], []
+        rows, walks, new = [], [], []
         for row, (slot, end) in enumerate(zip(slots, ends, strict=True)):
             if slot in self.walks:
                 walk, prompt = self.walks[slot]
-                begin = prompt + walk.walked
-                if end > begin:
-                    walk.follow(self.states.all_token_ids.gpu[slot, begin:end].tolist())
+                new.append(range(prompt + walk.walked, end))
                 rows.append(row)
                 walks.append(walk)
+        # One copy from the device for all rows, since each waits for it.
+        of = [slots[row] for row, places in zip(rows, new, strict=True) for _ in places]
+        known = self.states.all_token_ids.gpu
+        at = torch.tensor([of, [place for places in new for place in places]], dtype=torch.long)
+        slot_ids, place_ids = at.to(known.device)
+        tokens = iter(known[slot_ids, place_ids].tolist())
+        for walk, places in zip(walks, new, strict=True):
+            if places:
+                walk.follow(list(itertools.islice(tokens, len(places))))
         return constrain(logits, rows, walks)

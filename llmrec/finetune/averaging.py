@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmrec.finetune.checkpoints import put_weights, trained_parts, whole_weights
+from llmrec.finetune.checkpoints import put_weights, trained_parts
+from llmrec.finetune.spread import whole_weights
 
 __all__ = ["WeightAverage"]
 

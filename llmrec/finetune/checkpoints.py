@@ -15,10 +15,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from llmrec.data.recommendations import replacing
 from llmrec.errors import ArtefactError
+from llmrec.finetune.spread import like, whole, whole_weights
 
 __all__ = [
     "last_checkpoint",
@@ -30,7 +30,6 @@ __all__ = [
     "save_checkpoint",
     "set_random_state",
     "trained_parts",
-    "whole_weights",
 ]
 
 _KEPT = 2
@@ -188,33 +187,16 @@ def trained_parts(model: Any) -> dict[str, Any]:
     }
 
 
-def _whole(value: Tensor) -> Tensor:
-    value = value.full_tensor() if isinstance(value, DTensor) else value
-    return value.detach().cpu().contiguous()
-
-
-def _like(value: Tensor, place: Any) -> Tensor:
-    """Return a whole tensor as the process' part of ``place``."""
-    if isinstance(place, DTensor):
-        return distribute_tensor(value.to(place.device), place.device_mesh, place.placements)
-    return value.to(place.device)
-
-
-def whole_weights(parts: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return tensors on the CPU; those that are spread over processes (FSDP) are gathered on each of them."""
-    return {name: _whole(p) for name, p in parts.items()}
-
-
 def put_weights(parts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Copy whole tensors into ``parts`` of the same names, which may be spread over processes."""
     with torch.no_grad():
         for name, p in parts.items():
-            p.copy_(_like(weights[name], p))
+            p.copy_(like(weights[name], p))
 
 
 def _moments(model: Any, optimizer: Any) -> dict[str, Tensor]:
     return {
-        f"{name}|{moment}": _whole(value)
+        f"{name}|{moment}": whole(value)
         for name, p in trained_parts(model).items()
         for moment, value in optimizer.state.get(p, {}).items()
     }
@@ -225,7 +207,7 @@ def _put_moments(model: Any, optimizer: Any, moments: Mapping[str, Tensor]) -> N
     for key, value in moments.items():
         name, moment = key.split("|")
         p = parameters[name]
-        optimizer.state[p][moment] = value if value.ndim == 0 else _like(value, p)
+        optimizer.state[p][moment] = value if value.ndim == 0 else like(value, p)
 
 
 def _groups(optimizer: Any) -> list[dict[str, Any]]:

@@ -10,14 +10,15 @@ import torch
 from peft import LoraConfig, PeftConfig, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 from transformers.trainer_utils import set_seed
 
 from llmrec.errors import ConfigError, nearest
+from llmrec.finetune.spread import is_spread, whole_weights
 from llmrec.settings import Finetune
 
-__all__ = ["add_lora", "go_on_from", "target_problems"]
+__all__ = ["add_lora", "go_on_from", "target_problems", "whole_adapter"]
 
 _MATRIX = re.compile(r"(.+\.lora_[AB])\.weight")
 
@@ -132,3 +133,14 @@ def target_problems(settings: Finetune, model: Any) -> list[str]:
             "catalogue's tokens only. Expected layers of the backbone: leave it out."
         )
     return problems
+
+
+def whole_adapter(model: Any) -> dict[str, Tensor] | None:
+    """Return from what PEFT is to save an adapter whose weights are spread over processes; ``None`` where they are not.
+
+    Every process has to ask for it.
+    """
+    if not is_spread(model):
+        return None
+    parts = ("lora_", "trainable_tokens_delta")
+    return whole_weights({n: p for n, p in model.named_parameters() if any(part in n for part in parts)})

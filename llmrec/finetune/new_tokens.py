@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmrec.finetune.spread import gathered, like
+
 __all__ = ["NewTokens", "mean_of_items", "title_rows"]
 
 _ADAPTER = "default"  # PEFT's name of the only adapter
@@ -152,11 +154,17 @@ class NewTokens(nn.Module):
         return torch.where((alphabet >= self.first)[:, None], new.to(old.dtype), old)
 
     @torch.no_grad()
-    def materialise(self) -> None:
-        """Write the embeddings into PEFT's trainable tokens, from where they are decoded and saved."""
+    def materialise(self, root: nn.Module | None = None) -> None:
+        """Write the embeddings into PEFT's trainable tokens, from where they are decoded and saved.
+
+        ``root`` is what accelerate has spread over processes, if it has; by itself this module's weights are no longer whole then.
+        """
         if self.aligned:
-            for which, rows in ((0, self.inputs()), (1, self.outputs())):
-                self._delta(which).data.copy_(rows)
+            with gathered(root or self):
+                made = (self.inputs().clone(), self.outputs().clone())
+            for which, rows in enumerate(made):
+                place = self._delta(which)
+                place.copy_(like(rows, place))
 
     def _delta(self, which: int) -> Tensor:
         delta: Tensor = self._layers[which].token_adapter.trainable_tokens_delta[_ADAPTER]

@@ -6,6 +6,7 @@ c allowed tokens of all predictions together, E events of the training histories
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,13 @@ class NextItemLoss(nn.Module):
             mean = torch.zeros_like(total).index_add(0, row, scores) / counts
             loss = loss + self.label_smoothing * (own - mean)
         return loss.sum()
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return the context of a forward pass: matrix products in bfloat16 where the model was loaded in it, quantised or not."""
+        base = self.model.get_base_model()
+        if base.config.dtype != torch.bfloat16:
+            return nullcontext()
+        return torch.autocast(base.device.type, torch.bfloat16)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the summed loss of a batch."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 from transformers import get_scheduler
 
 from llmrec.errors import LlmrecError
@@ -28,6 +29,7 @@ from llmrec.finetune.checkpoints import (
 )
 from llmrec.finetune.objective import NextItemLoss
 from llmrec.finetune.plan import Examples, Plan
+from llmrec.finetune.spread import is_spread, will_be_spread
 from llmrec.finetune.stopping import EarlyStopping
 from llmrec.settings import Finetune
 
@@ -100,10 +102,13 @@ def finetune(
         The loss became NaN or infinite, or a checkpoint cannot be written.
     """
     device = next(objective.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # accelerate takes the current one
     accelerator = Accelerator(
-        cpu=device.type == "cpu", mixed_precision="no", log_with=list(settings.report_to) or None,
+        cpu=device.type == "cpu" and not will_be_spread(), mixed_precision="no", log_with=list(settings.report_to) or None,
         project_dir=str(logs) if settings.report_to else None,
     )  # fmt: skip
+    device = accelerator.device if will_be_spread() else device
     groups = _groups(objective, settings)
     optimizer: Any = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     model, optimizer = accelerator.prepare(objective, optimizer)
@@ -136,7 +141,6 @@ def finetune(
             torch.manual_seed(seed + accelerator.process_index + done)
     if settings.report_to:
         accelerator.init_trackers(run_name, config=_flat(settings))
-    precision = _precision(objective, device)
 
     def save(step: int) -> None:
         save_checkpoint(
@@ -158,14 +162,15 @@ def finetune(
         total = torch.zeros((), device=device)
         for at, part in enumerate(mine):
             last = at == len(mine) - 1
-            with nullcontext() if last else accelerator.no_sync(model), precision():
+            with nullcontext() if last else accelerator.no_sync(model), objective.precision():
                 loss = model(part.token_ids, part.positions, part.labels, part.prefixes, part.events)
             with nullcontext() if last else accelerator.no_sync(model):
                 accelerator.backward(loss * (accelerator.num_processes / targets))
             total += loss.detach()
         mean = float(accelerator.reduce(total, "sum")) / targets
         # 3. Weights are left alone by a loss or a gradient that is no number, and so are the checkpoints.
-        norm = float(accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm))
+        length: Any = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        norm = float(length.full_tensor() if isinstance(length, DTensor) else length)
         if not math.isfinite(mean) or not math.isfinite(norm):
             what = f"loss became {mean}" if not math.isfinite(mean) else f"gradient's length became {norm}"
             raise LlmrecError(
@@ -211,8 +216,9 @@ def finetune(
     if stopping.seen and stopping.best_step != best_step:
         best_step = stopping.best_step
         load_best(checkpoints, best_step, model)
-    if settings.report_to:
-        accelerator.end_training()
+    # Not accelerator.end_training(), which ends the process group too, and others wait for this process afterwards.
+    for tracker in accelerator.trackers:
+        tracker.finish()
     _finish(objective)
     return Outcome(log, stopping.seen, best_step)
 
@@ -221,7 +227,7 @@ def _finish(objective: NextItemLoss) -> None:
     """Leave a model to be decoded and saved."""
     objective.eval()
     if objective.new_tokens is not None:
-        objective.new_tokens.materialise()
+        objective.new_tokens.materialise(objective)
 
 
 def _groups(objective: NextItemLoss, settings: Finetune) -> list[dict[str, Any]]:
@@ -259,17 +265,11 @@ def _validated(objective: NextItemLoss, validate: Validate | None, accelerator: 
     both: torch.Tensor = accelerator.reduce(
         torch.tensor([value, n], dtype=torch.float32, device=accelerator.device), "sum"
     )
+    if is_spread(objective):
+        root: Any = objective
+        root.reshard()  # a pass without gradients leaves whole what belongs to no layer, and checkpoints take parts
     objective.train()
     return float(both[0] / both[1])
-
-
-def _precision(objective: NextItemLoss, device: torch.device) -> Callable[[], Any]:
-    """Return the context of a forward pass: matrix products in bfloat16 where the weights are."""
-    weights = objective.model.get_base_model().get_output_embeddings()
-    weights = getattr(weights, "original_module", weights).weight
-    if weights.dtype != torch.bfloat16:
-        return nullcontext
-    return lambda: torch.autocast(device.type, torch.bfloat16)
 
 
 def _flat(settings: Finetune) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +122,11 @@ def _missing_parts(config: RunConfig) -> list[str]:
                 "model.attention is flash_attention_2, which is not installed here or finds no GPU. Expected the package "
                 "flash-attn on a CUDA machine: install it, or set model.attention to auto."
             )
+        if config.model.dtype == "float32":
+            problems.append(
+                "model.attention is flash_attention_2 and model.dtype is float32, which it does not take. Expected bfloat16 "
+                "with it, or attention: auto."
+            )
     known = sorted(str(getattr(t, "value", t)) for t in LOGGER_TYPE_TO_CLASS)
     problems += [
         f"finetune.report_to names {name!r}, which is no tracker. Expected some of {', '.join(known)}."
@@ -140,9 +144,10 @@ def _missing_parts(config: RunConfig) -> list[str]:
         problems.append(
             "finetune.report_to names 'tensorboard', which is not installed. Expected it: pip install tensorboard."
         )
+    from llmrec.finetune.spread import will_be_spread
+
     validation = config.finetune.validation
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
-    if sharded and validation.every is not None and validation.metric != "loss":
+    if will_be_spread() and validation.every is not None and validation.metric != "loss":
         problems.append(
             f"finetune.validation.metric is {validation.metric}, which decodes, and the model is spread over several "
             "devices (FSDP). Expected finetune.validation.metric: loss there."

@@ -15,6 +15,7 @@ from llmrec.pipeline.adapter import check_fits, merged_model
 from llmrec.pipeline.artefacts import check_key, read_json, whole_folder, write_json
 from llmrec.pipeline.checkpoint import TRIE, trie_made_for, write_checkpoint
 from llmrec.pipeline.keys import weights_key
+from llmrec.pipeline.memory import free_memory
 from llmrec.pipeline.parts import LanguageParts, pick_device
 from llmrec.progress import say
 from llmrec.recommenders.llm import LLMRecommender
@@ -77,6 +78,7 @@ def open_decoder(
     from llmrec.recommenders.vllm import VllmRecommender
 
     model, trie, adapter = make_servable(config, catalog, parts)
+    free_memory()  # for the engine, which may be another process
     options: dict[str, Any] = {"dtype": _dtype(config), **config.decoding.vllm}
     if adapter is not None:
         rank = read_json(adapter / "adapter_config.json")["r"]

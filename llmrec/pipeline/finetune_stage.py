@@ -36,6 +36,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
     if folder.is_dir():
         adapter_meta(folder, key)
         return
+    from llmrec.finetune.lora import whole_adapter
     from llmrec.recommenders.llm import LLMRecommender
 
     def vectors() -> NDArray[np.float32]:
@@ -71,6 +72,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
         llm.fit(split)
     # What was done before a kill is no cheaper for that.
     seconds = max(time.monotonic() - started, sum(step["seconds"] for step in llm.history_))
+    weights = whole_adapter(llm.model)
     if not is_main_process():
         return
     totals = {n: int(sum(e[n] for e in llm.history_)) for n in ("tokens", "padded_tokens", "targets")}
@@ -90,7 +92,7 @@ def finetune_stage(config: RunConfig, split: Split, catalog: Catalog) -> None:
     }
     with whole_folder(folder) as work:
         # Rows of new tokens are in the adapter; PEFT would add the whole matrices that were made larger for them.
-        llm.model.save_pretrained(str(work), save_embedding_layers=False)
+        llm.model.save_pretrained(str(work), save_embedding_layers=False, state_dict=weights)
         write_json(work / "llmrec.json", meta)
         write_text(
             work / "README.md",

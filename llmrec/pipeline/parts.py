@@ -223,19 +223,23 @@ def load_language_model(config: RunConfig, *, tokens: int | None = None, trainin
     tokens
         Size of a vocabulary with new tokens, for which the model is to have room.
     training
-        Whether it will be fine-tuned: only then flash attention is used.
+        Whether it will be fine-tuned: only then ``model.attention`` counts.
     """
+    from llmrec.finetune.spread import will_be_spread
     from llmrec.models import load_model
     from llmrec.new_rows import make_room
 
     settings = config.model
     device = pick_device(settings.device)
     dtype = settings.dtype
+    if training and will_be_spread():
+        dtype = "bfloat16" if dtype == "auto" and device != "cpu" else dtype
+        device = "cpu"  # from where each process moves its part only
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     options: dict[str, Any] = {"attn_implementation": "sdpa"}
-    if training:
-        options["attn_implementation"] = pick_attention(settings.attention, device)
+    if training and settings.attention != "auto":
+        options["attn_implementation"] = settings.attention
     if settings.quantize != "none":
         options["quantization_config"] = quantisation(settings.quantize, dtype)
     model = load_model(
@@ -264,15 +268,6 @@ def quantisation(kind: str, dtype: str) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
-
-
-def pick_attention(wanted: str, device: str) -> str:
-    """Resolve ``auto``: FlashAttention where it is installed and the model is on a GPU."""
-    from transformers.utils.import_utils import is_flash_attn_2_available
-
-    if wanted != "auto":
-        return wanted
-    return "flash_attention_2" if device.startswith("cuda") and is_flash_attn_2_available() else "sdpa"
 
 
 def pick_device(device: str) -> str:

@@ -19,6 +19,7 @@ from llmrec.config import RunConfig
 from llmrec.data.catalog import Catalog
 from llmrec.errors import ConfigError, LlmrecError
 from llmrec.pipeline.decoder import make_servable
+from llmrec.pipeline.memory import free_memory
 from llmrec.pipeline.parts import LanguageParts, language_parts
 from llmrec.pipeline.prepare_stage import prepare
 from llmrec.pipeline.recommend_stage import run_identifiers
@@ -55,6 +56,7 @@ def in_replicas(
 
     if config.decoding.backend == "vllm":
         make_servable(config, catalog, parts)  # once, before replicas look for it
+        free_memory()
     ours = not ray.is_initialized()
     if ours:
         ray.init(include_dashboard=False, logging_level="warning")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 from llmrec.config import RunConfig
@@ -87,7 +88,8 @@ def finetune(config_path: Path, overrides: Sequence[str] = ()) -> Path:
     config = load_config(config_path, overrides, check=_recipe_problems)
     _need_language_model(config, config_path)
     cpu = pick_device(config.model.device) == "cpu"
-    state = PartialState(cpu=cpu)
+    # The first process fits baselines and asks teachers, while the others wait: for longer than the ten minutes that NCCL allows.
+    state = PartialState(cpu=cpu, timeout=timedelta(days=1))
     with locked(config.output) if state.is_main_process else nullcontext():
         if state.is_main_process:
             split, catalog = prepare(config)

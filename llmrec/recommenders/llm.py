@@ -19,6 +19,7 @@ from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
 from llmrec.decoding.free import FreeCounts, Scored, free_search
 from llmrec.decoding.guidance import Guide
+from llmrec.decoding.packed import masked_attention
 from llmrec.decoding.search import BeamResult
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.finetune.soft_targets import SoftTargets
@@ -165,7 +166,8 @@ class LLMRecommender:
 
         def ndcg(process: int, processes: int) -> tuple[float, int]:
             part = users.select(np.arange(process, len(users), processes))
-            found = self._lists(part.histories, 10, split.protocol.exclude_seen)
+            with masked_attention(self.model):
+                found = self._lists(part.histories, 10, split.protocol.exclude_seen)
             return float(listed_gains(found.items, part.target_items).sum()), len(part)
 
         def loss(process: int, processes: int) -> tuple[float, int]:

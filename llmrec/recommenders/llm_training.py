@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from llmrec.finetune.lora import add_lora, go_on_from
 from llmrec.finetune.new_tokens import NewTokens
 from llmrec.finetune.objective import NextItemLoss
 from llmrec.finetune.soft_targets import SoftTargets
+from llmrec.finetune.spread import is_spread, most_of_all
 from llmrec.prompts.verbalize import Verbalizer
 from llmrec.settings import Finetune
 
@@ -141,9 +143,18 @@ class Training:
         return [replace(example, events=order[example.events]) for example in found]
 
     def held_out_loss(self, users: Holdout) -> float:
-        """Return the loss of some users' targets, in nats, summed over them."""
+        """Return the loss of some users' targets, in nats, summed over them; of no users it is 0."""
+        batches = [collate([read[i] for i in batch]) for read, batch in self._held_out(users)]
+        if is_spread(self.objective):
+            # Every pass gathers weights from all processes, so all of them make as many.
+            batches += [collate([])] * (most_of_all(len(batches)) - len(batches))
+        with torch.inference_mode(), self.objective.precision():
+            return sum(float(self.objective.loss(batch.to(self.model.device))) for batch in batches)
+
+    def _held_out(self, users: Holdout) -> Iterator[tuple[list[Example], NDArray[np.int64]]]:
+        """Yield the examples of some users' targets and, of each batch, which of them are in it."""
         if not len(users):
-            return 0.0  # one of more processes than users
+            return  # one of more processes than users
         whole = users.with_targets()
         last = whole.indptr[1:] - 1
         begin = np.maximum(whole.indptr[:-1], last - self.verbalizer.max_events)
@@ -151,8 +162,5 @@ class Training:
         read = training_examples(self.verbalizer, whole, windows, self.alternatives, held_out=True)
         lengths = np.array([len(e) for e in read])
         budget = max(self.settings.micro_batch_tokens or self.settings.batch_tokens, int(lengths.max()))
-        total = 0.0
-        with torch.inference_mode():
-            for batch in plan_epoch(lengths, budget, np.random.default_rng(0)):
-                total += float(self.objective.loss(collate([read[i] for i in batch]).to(self.model.device)))
-        return total
+        for batch in plan_epoch(lengths, budget, np.random.default_rng(0)):
+            yield read, batch

@@ -118,8 +118,8 @@ class LanguageModel(Section):
     """Load the frozen weights in 8 bits (LLM.int8) or 4 bits (NF4) through bitsandbytes: a quarter to a half of the
     memory on a GPU; on a CPU about twice the time."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Attention kernel for training; auto is flash_attention_2 where it is installed and the model is on cuda, else sdpa.
-    Decoding always uses sdpa."""
+    """Attention kernel for training; auto is sdpa, whose causal kernel is flash attention's on a GPU. flash_attention_2 needs the
+    package flash-attn and bfloat16. Decoding always uses sdpa."""
     keep_layers: int | None = Field(default=None, ge=1)
     """Use only the first layers of the model; null for all. Time falls in proportion, quality less where every item is
     a token; a model that writes titles needs its depth."""
