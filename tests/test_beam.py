@@ -19,7 +19,7 @@ from llmrec.data.split import leave_one_out
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
 from llmrec.decoding.guidance import Guide
-from llmrec.decoding.packed import PackedPrompts
+from llmrec.decoding.packed import PackedPrompts, masked_attention
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.errors import TrieError
 from llmrec.identifiers.title import title_identifiers
@@ -259,6 +259,26 @@ def test_a_model_that_cannot_read_a_tree_of_tokens_is_refused():
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(TrieError, match=r"set_attn_implementation\('sdpa'\)"):
         beam_search(model, trie, [np.array([1])], 1, width=1)
+
+
+def test_a_model_that_trains_with_flash_attention_is_decoded_by_another_kernel(monkeypatch):
+    trie = CompiledTrie.from_sequences([(2, END), (3, 4, END)])
+    model = FAMILIES["llama"]().eval()
+    own = beam_search(model, trie, [np.array([1])], 2, width=2)
+    chosen = []
+
+    def choose(kind):  # the kernel itself is for GPUs
+        chosen.append(kind)
+        model.config._attn_implementation = kind
+
+    monkeypatch.setattr(model, "set_attn_implementation", choose)
+    with masked_attention(model):
+        assert chosen == []  # what can be decoded stays as it is
+    model.config._attn_implementation = "flash_attention_2"
+    with masked_attention(model):
+        found = beam_search(model, trie, [np.array([1])], 2, width=2)
+    assert (found.items == own.items).all()
+    assert chosen == ["sdpa", "flash_attention_2"]
 
 
 @pytest.mark.lm

@@ -69,7 +69,10 @@ def test_two_processes_learn_what_one_learns(tiny_lm, csv_data, tmp_path, lesson
     lessons = [part for lesson in lessons for part in ("--set", f"finetune.{lesson}")]
     one = run(path, *lessons)
     assert "The adapter is in" in one.stdout
-    two = run(path, *lessons, "--set", f"output={tmp_path / 'two'}", module=TWO)
+    # A tracker ends with the training, and the processes meet once more after that.
+    tracked = ("--set", "finetune.report_to=[tensorboard]")
+    two = run(path, *lessons, *tracked, "--set", f"output={tmp_path / 'two'}", module=TWO)
+    assert list((tmp_path / "two" / "logs").rglob("events.out.tfevents.*"))
     assert two.stdout.count("The adapter is in") == 1
     a, b = trained(tmp_path / "run"), trained(tmp_path / "two")
     assert len(a["log"]) > 6

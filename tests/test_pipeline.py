@@ -208,6 +208,20 @@ def test_every_scheme_runs_to_the_report(config, tmp_path, identifiers, capsys):
     assert checks["validity"] == checks["filled"] == 1.0
 
 
+@pytest.mark.parametrize("scheme", ["title", "token"])
+def test_a_model_in_bfloat16_is_validated_by_loss_too(config, tiny_lm, tmp_path, capsys, scheme):
+    """New tokens' vectors and maps are in float32, and the states that they meet in bfloat16."""
+    training = ALIGNED["finetune"] | {"validation": {"every": 1, "metric": "loss", "users": None}}
+    if scheme == "title":
+        training = {name: value for name, value in training.items() if name != "new_tokens"}
+    model = {"name": str(tiny_lm), "device": "cpu", "dtype": "bfloat16"}
+    path = config(model=model, identifiers={"scheme": scheme}, finetune=training)
+    for stage in ("prepare", "finetune"):
+        llmrec(stage, path, capsys=capsys)
+    trained = json.loads((tmp_path / "run" / "adapter" / "llmrec.json").read_text())
+    assert [0 < v["loss"] < 10 for v in trained["validations"]] == [True, True]
+
+
 def test_validation_by_loss_keeps_the_best_step(config, tmp_path, capsys):
     training = ALIGNED["finetune"] | {"validation": {"every": 0.5, "metric": "loss", "users": None}}
     llmrec("run", config(**ALIGNED | {"finetune": training}), capsys=capsys)

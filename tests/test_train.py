@@ -298,6 +298,21 @@ def test_the_adapters_of_quantised_models_learn_too(wide_lm, catalog, tmp_path):
         assert all(value > 0 for n, value in moved.items()), moved
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_quantised_weights_are_multiplied_in_the_precision_they_were_loaded_in(
+    wide_lm, catalog, tmp_path, dtype
+):
+    pytest.importorskip("bitsandbytes")
+    from llmrec.pipeline.parts import quantisation
+
+    case = Case(wide_lm, catalog, settings(steps=2), scheme="title")
+    case.base = lambda: load_model(wide_lm, dtype=dtype, quantization_config=quantisation("4bit", dtype))
+    objective, _ = train(case, tmp_path)
+    assert all(p.dtype == torch.float32 for p in objective.parameters() if p.requires_grad)
+    with objective.precision():
+        assert torch.is_autocast_enabled("cpu") == (dtype == "bfloat16")
+
+
 def test_bfloat16_weights_are_trained_in_mixed_precision(tiny_lm, catalog, tmp_path):
     case = Case(tiny_lm, catalog, settings(steps=8, lora_dropout=0.0), scheme="token")
     case.base = lambda: make_room(load_model(tiny_lm, dtype="bfloat16"), len(case.tokenizer))
