@@ -19,6 +19,7 @@ from llmrec.data.split import leave_one_out
 from llmrec.decoding.beam import beam_search
 from llmrec.decoding.exact import score_catalogue, top_items
 from llmrec.decoding.guidance import Guide
+from llmrec.decoding.head import with_float32_logits
 from llmrec.decoding.packed import PackedPrompts, masked_attention
 from llmrec.decoding.trie import CompiledTrie
 from llmrec.errors import TrieError
@@ -279,6 +280,26 @@ def test_a_model_that_trains_with_flash_attention_is_decoded_by_another_kernel(m
         found = beam_search(model, trie, [np.array([1])], 2, width=2)
     assert (found.items == own.items).all()
     assert chosen == ["sdpa", "flash_attention_2"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_of_a_model_in_bfloat16_are_not_rounded(family):
+    model = FAMILIES[family]().eval().to(torch.bfloat16)
+    ids = torch.arange(2, 9)[None]
+    rounded = model(ids).logits
+    states = []
+    head = model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda _, given, __: states.append(given[0]))
+    model(ids)
+    hook.remove()
+    logits = with_float32_logits(model)(ids).logits
+    assert logits.dtype == torch.float32
+    exact = states[0].double() @ head.weight.detach().double().T
+    assert (logits - exact).abs().max() < 1e-5 < (rounded - exact).abs().max()
+    # A model in float32 stays as it is.
+    plain = FAMILIES[family]().eval()
+    own = plain.get_output_embeddings()
+    assert with_float32_logits(plain).get_output_embeddings() is own
 
 
 @pytest.mark.lm

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from pipeline_cases import ALIGNED, llmrec
@@ -130,3 +132,13 @@ def test_what_a_folder_cannot_be_is_said(config, capsys):
         printed = llmrec("prepare", config(), "--set", f"output={output}", code=2, capsys=capsys).err
         assert "Expected" in printed
         assert "Traceback" not in printed
+
+
+def test_a_mistake_in_a_config_does_not_wait_for_torch_nor_lists_for_peft():
+    """What takes seconds to import is imported by who needs it."""
+    code = (
+        "import sys, llmrec.pipeline.run; early = 'torch' in sys.modules; "
+        "import llmrec.pipeline.checks, llmrec.pipeline.recommend_stage, llmrec.pipeline.batch; "
+        "sys.exit(early or 'peft' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

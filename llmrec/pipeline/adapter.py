@@ -90,7 +90,7 @@ def _does_not_fit(folder: Path, name: str, why: str) -> ArtefactError:
 
 
 def merged_model(config: RunConfig, parts: LanguageParts, *, whole: bool = False) -> Any:
-    """Return the fine-tuned model.
+    """Return the fine-tuned model; for decoding its logits are in float32, whatever its weights are in.
 
     Parameters
     ----------
@@ -99,6 +99,8 @@ def merged_model(config: RunConfig, parts: LanguageParts, *, whole: bool = False
         they are and not as they were before: it is to these that the adapter was fitted.
     """
     from peft import PeftModel
+
+    from llmrec.decoding.head import with_float32_logits
 
     base = load_language_model(config, tokens=parts.vocabulary)
     quantised = config.model.quantize != "none"
@@ -114,4 +116,4 @@ def merged_model(config: RunConfig, parts: LanguageParts, *, whole: bool = False
     if whole or not quantised:
         # Merged, an adapter costs nothing at decoding time; merged into quantised weights it would be rounded away.
         model = model.merge_and_unload()
-    return model.eval()
+    return model.eval() if whole else with_float32_logits(model.eval())
