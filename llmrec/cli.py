@@ -317,9 +317,8 @@ def report_errors(command: Callable[[], object]) -> None:
         print(f"llmrec: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except Exception as error:
-        if (
-            type(error).__name__ != "OutOfMemoryError"
-        ):  # torch's, which is not imported for a mistake in a config
+        # torch's own, which is not imported for a mistake in a config.
+        if type(error).__name__ != "OutOfMemoryError":
             raise
         said = str(error).partition(". ")[0]
         print(f"llmrec: {said}. {_LESS_MEMORY}", file=sys.stderr)  # noqa: T201
