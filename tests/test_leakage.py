@@ -19,6 +19,7 @@ from llmrec.data.parts import CONTEXT, TEST, TRAIN, VALID
 from llmrec.data.split import Split
 from llmrec.eval.evaluate import train_counts
 from llmrec.eval.slices import popularity_bands
+from llmrec.finetune import train as training_loop
 from llmrec.identifiers.index import by_appearance
 from llmrec.pipeline import identifiers_stage
 from llmrec.pipeline.recommend_stage import collaborative_vectors
@@ -193,7 +194,7 @@ def test_the_language_model_is_trained_on_training_events_only(examples, strateg
 
     monkeypatch.setattr(llm_training, "add_lora", lambda model, *rest: model)
     monkeypatch.setattr(llm_training, "NextItemLoss", lambda *a, **kw: SimpleNamespace(parameters=list))
-    monkeypatch.setattr(llm, "finetune", finetune)
+    monkeypatch.setattr(training_loop, "finetune", finetune)
     settings = Finetune(examples=examples, loss="vocab")
     splits = two_futures(strategy)
     for split in splits:
