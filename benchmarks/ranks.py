@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from llmrec.data.protocol import Protocol
-from llmrec.errors import LlmrecError
+from llmrec.errors import ConfigError, LlmrecError, nearest
 from llmrec.eval.compare import Comparison, compare
 from llmrec.eval.evaluate import Evaluation
 from llmrec.eval.files import read_evaluation
@@ -59,39 +59,46 @@ def keep(runs: Iterable[Path], path: Path, made: dict[str, Any]) -> None:
 
 
 def pooled(paths: Sequence[Path], systems: Sequence[str] = ()) -> list[Evaluation]:
-    """Return the trainings of some files, each once; systems of one name and other settings are told apart by their first run."""
+    """Return the trainings of some files, each once; systems of one name and other settings are told apart by their first run.
+
+    Raises
+    ------
+        ConfigError: One of ``systems`` is in none of the files.
+    """
     names: dict[tuple[str, str], str] = {}  # (system, settings) -> name
     seen: set[tuple[str, str]] = set()  # (name, ranks)
     found: list[Evaluation] = []
-    for path in paths:
-        for it in json.loads(path.read_text(encoding="utf-8"))["trainings"]:
-            if systems and it["system"] not in systems:
-                continue
-            alone = all(system != it["system"] for system, _ in names)
-            name = names.setdefault(
-                (it["system"], it["settings"]), it["system"] if alone else f"{it['system']} ({it['run']})"
+    trainings = [it for path in paths for it in json.loads(path.read_text(encoding="utf-8"))["trainings"]]
+    known = sorted({it["system"] for it in trainings})
+    if unknown := [f"{name!r}{nearest(name, known)}" for name in systems if name not in known]:
+        raise ConfigError(f"No file has {', '.join(unknown)}. Expected some of {', '.join(known)}.")
+    for it in trainings:
+        if systems and it["system"] not in systems:
+            continue
+        alone = all(system != it["system"] for system, _ in names)
+        name = names.setdefault(
+            (it["system"], it["settings"]), it["system"] if alone else f"{it['system']} ({it['run']})"
+        )
+        if (name, key := digest(it["ranks"])) in seen:
+            continue
+        seen.add((name, key))
+        ranks = np.array(it["ranks"], dtype=np.float64)
+        ranks[ranks == 0] = np.nan
+        found.append(
+            Evaluation(
+                system=name,
+                user_ids=tuple(map(str, range(len(ranks)))),
+                target_items=(it["questions"],) * len(ranks),
+                target_ranks=ranks,
+                k_max=it["k"],
+                ks=(),
+                protocol=Protocol(**it["protocol"]),
+                means={},
+                counts={},
+                checks={},
+                meta={"seed": sum(e.system == name for e in found)},  # files may have one seed twice
             )
-            if (name, key := digest(it["ranks"])) in seen:
-                continue
-            seen.add((name, key))
-            ranks = np.array(it["ranks"], dtype=np.float64)
-            ranks[ranks == 0] = np.nan
-            ks = tuple(k for k in (1, 5, 10, 20) if k <= it["k"])
-            found.append(
-                Evaluation(
-                    system=name,
-                    user_ids=tuple(map(str, range(len(ranks)))),
-                    target_items=(it["questions"],) * len(ranks),
-                    target_ranks=ranks,
-                    k_max=it["k"],
-                    ks=ks,
-                    protocol=Protocol(**it["protocol"]),
-                    means={},
-                    counts={},
-                    checks={},
-                    meta={"seed": sum(e.system == name for e in found)},  # files may have one seed twice
-                )
-            )
+        )
     return found
 
 

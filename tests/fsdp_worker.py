@@ -70,8 +70,6 @@ before = Histories.from_list([History(h.user_id, h.items[:-1], h.timestamps[:-1]
 users = Holdout(before, histories.items[last], histories.timestamps[last])
 mine = users.select(np.arange(0 if rank == 0 else len(users), len(users)))
 held_out = training.held_out_loss(mine)
-if world > 1:
-    objective.reshard()
 # What the end of a training does.
 objective.eval()
 if objective.new_tokens is not None:

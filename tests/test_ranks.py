@@ -14,6 +14,7 @@ import pytest
 from test_metrics import catalogue, holdout_of, lists, protocol_of
 
 from llmrec.data.recommendations import Recommendations
+from llmrec.errors import ConfigError
 from llmrec.eval.compare import compare
 from llmrec.eval.evaluate import Evaluation, evaluate
 from llmrec.eval.files import write_evaluation
@@ -76,7 +77,8 @@ def test_neither_users_nor_items_are_named(tmp_path: Path) -> None:
 def test_other_settings_are_another_system(tmp_path: Path) -> None:
     path = kept(tmp_path, "t", {"small": [training("a", 0)], "large": [training("a", 1, size=2)]})
     assert [e.system for e in pooled([path])] == ["a", "a (large)"]
-    assert [e.system for e in pooled([path], ["b"])] == []
+    with pytest.raises(ConfigError, match=r"No file has 'aa' \(did you mean 'a'\?\)\. Expected some of a\."):
+        pooled([path], ["aa", "a"])
 
 
 def test_ranks_of_another_split_are_refused_in_a_sentence(tmp_path: Path) -> None:

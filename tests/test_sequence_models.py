@@ -311,7 +311,7 @@ def test_gaps_are_read_where_they_are_asked_for(kind):
         model = tiny(kind, time_gaps=time_gaps)
         model.fit(split)
         found[time_gaps] = model.score(asked)
-    assert np.array_equal(found[False][0], found[False][1])
+    np.testing.assert_allclose(*found[False], atol=1e-5)  # two rows of one product may be rounded apart
     ahead = found[True][:, 0] - found[True][:, 1]  # of item 0, after a tie and after a pause
     assert ahead[0] > 0 > ahead[1]
 
@@ -327,7 +327,7 @@ def test_when_the_target_happens_is_read_where_it_is_to_be(kind, time_gaps):
         model = tiny(kind, target_time=target_time, time_gaps=time_gaps)
         model.fit(split)
         found[target_time] = model.score(asked)
-    assert np.array_equal(found[False][0], found[False][1])
+    np.testing.assert_allclose(*found[False], atol=1e-5)  # two rows of one product may be rounded apart
     ahead = found[True][:, 0] - found[True][:, 1]  # of item 0, if the target is tied and if it is not
     assert ahead[0] > 0 > ahead[1]
     with pytest.raises(DataError, match="do not tell when the target happens"):

@@ -36,8 +36,7 @@ def with_float32_logits(model: Any) -> Any:
 
     Whatever it does with them afterwards is as before. A head that is no plain matrix, such as a quantised one, is left alone.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = base.get_output_embeddings()
+    head = model.get_output_embeddings()
     if type(head) is nn.Linear and head.weight.dtype in (torch.bfloat16, torch.float16):
-        base.set_output_embeddings(_Head(head))
+        model.set_output_embeddings(_Head(head))
     return model

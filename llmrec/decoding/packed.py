@@ -175,15 +175,14 @@ class PackedPrompts:
 @contextmanager
 def masked_attention(model: Any) -> Iterator[None]:
     """Let a model that trains with flash attention be decoded, by sdpa, in this context."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kind = base.config._attn_implementation
+    kind = model.config._attn_implementation
     if kind not in _MASKED_ATTENTION:
-        base.set_attn_implementation("sdpa")
+        model.set_attn_implementation("sdpa")
     try:
         yield
     finally:
         if kind not in _MASKED_ATTENTION:
-            base.set_attn_implementation(kind)
+            model.set_attn_implementation(kind)
 
 
 def _check_attention(model: Any) -> None:

@@ -213,16 +213,15 @@ class TrieProcessorV2(LogitsProcessorV2):
         for row, (slot, end) in enumerate(zip(slots, ends, strict=True)):
             if slot in self.walks:
                 walk, prompt = self.walks[slot]
-                new.append(range(prompt + walk.walked, end))
+                new.append([(slot, place) for place in range(prompt + walk.walked, end)])
                 rows.append(row)
                 walks.append(walk)
-        # One copy from the device for all rows, since each waits for it.
-        of = [slots[row] for row, places in zip(rows, new, strict=True) for _ in places]
-        known = self.states.all_token_ids.gpu
-        at = torch.tensor([of, [place for places in new for place in places]], dtype=torch.long)
-        slot_ids, place_ids = at.to(known.device)
-        tokens = iter(known[slot_ids, place_ids].tolist())
-        for walk, places in zip(walks, new, strict=True):
-            if places:
-                walk.follow(list(itertools.islice(tokens, len(places))))
+        if unread := list(itertools.chain.from_iterable(new)):
+            # One copy from the device for all rows, since each waits for it.
+            known = self.states.all_token_ids.gpu
+            slot_ids, place_ids = torch.tensor(unread, device=known.device).T
+            tokens = iter(known[slot_ids, place_ids].tolist())
+            for walk, places in zip(walks, new, strict=True):
+                if places:
+                    walk.follow(list(itertools.islice(tokens, len(places))))
         return constrain(logits, rows, walks)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.distributed.tensor import DTensor
 from transformers import get_scheduler
 
 from llmrec.errors import LlmrecError
@@ -29,7 +28,7 @@ from llmrec.finetune.checkpoints import (
 )
 from llmrec.finetune.objective import NextItemLoss
 from llmrec.finetune.plan import Examples, Plan
-from llmrec.finetune.spread import is_spread, will_be_spread
+from llmrec.finetune.spread import whole, will_be_spread
 from llmrec.finetune.stopping import EarlyStopping
 from llmrec.settings import Finetune
 
@@ -108,7 +107,7 @@ def finetune(
         cpu=device.type == "cpu" and not will_be_spread(), mixed_precision="no", log_with=list(settings.report_to) or None,
         project_dir=str(logs) if settings.report_to else None,
     )  # fmt: skip
-    device = accelerator.device if will_be_spread() else device
+    device = accelerator.device
     groups = _groups(objective, settings)
     optimizer: Any = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     model, optimizer = accelerator.prepare(objective, optimizer)
@@ -170,7 +169,7 @@ def finetune(
         mean = float(accelerator.reduce(total, "sum")) / targets
         # 3. Weights are left alone by a loss or a gradient that is no number, and so are the checkpoints.
         length: Any = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        norm = float(length.full_tensor() if isinstance(length, DTensor) else length)
+        norm = float(whole(length))
         if not math.isfinite(mean) or not math.isfinite(norm):
             what = f"loss became {mean}" if not math.isfinite(mean) else f"gradient's length became {norm}"
             raise LlmrecError(
@@ -265,9 +264,6 @@ def _validated(objective: NextItemLoss, validate: Validate | None, accelerator: 
     both: torch.Tensor = accelerator.reduce(
         torch.tensor([value, n], dtype=torch.float32, device=accelerator.device), "sum"
     )
-    if is_spread(objective):
-        root: Any = objective
-        root.reshard()  # a pass without gradients leaves whole what belongs to no layer, and checkpoints take parts
     objective.train()
     return float(both[0] / both[1])
 

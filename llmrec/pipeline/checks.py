@@ -108,6 +108,8 @@ def _missing_parts(config: RunConfig) -> list[str]:
     """Return which packages and devices the settings need and this machine lacks."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+    from llmrec.finetune.spread import will_be_spread
+
     problems = []
     if config.model.quantize != "none" and importlib.util.find_spec("bitsandbytes") is None:
         problems.append(
@@ -144,8 +146,6 @@ def _missing_parts(config: RunConfig) -> list[str]:
         problems.append(
             "finetune.report_to names 'tensorboard', which is not installed. Expected it: pip install tensorboard."
         )
-    from llmrec.finetune.spread import will_be_spread
-
     validation = config.finetune.validation
     if will_be_spread() and validation.every is not None and validation.metric != "loss":
         problems.append(

@@ -232,11 +232,10 @@ def load_language_model(config: RunConfig, *, tokens: int | None = None, trainin
     settings = config.model
     device = pick_device(settings.device)
     dtype = settings.dtype
-    if training and will_be_spread():
-        dtype = "bfloat16" if dtype == "auto" and device != "cpu" else dtype
-        device = "cpu"  # from where each process moves its part only
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
+    if training and will_be_spread():
+        device = "cpu"  # from where each process moves its part only
     options: dict[str, Any] = {"attn_implementation": "sdpa"}
     if training and settings.attention != "auto":
         options["attn_implementation"] = settings.attention

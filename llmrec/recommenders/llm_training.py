@@ -26,7 +26,7 @@ from llmrec.finetune.lora import add_lora, go_on_from
 from llmrec.finetune.new_tokens import NewTokens
 from llmrec.finetune.objective import NextItemLoss
 from llmrec.finetune.soft_targets import SoftTargets
-from llmrec.finetune.spread import is_spread, most_of_all
+from llmrec.finetune.spread import gathered, is_spread, most_of_all
 from llmrec.prompts.verbalize import Verbalizer
 from llmrec.settings import Finetune
 
@@ -148,7 +148,8 @@ class Training:
         if is_spread(self.objective):
             # Every pass gathers weights from all processes, so all of them make as many.
             batches += [collate([])] * (most_of_all(len(batches)) - len(batches))
-        with torch.inference_mode(), self.objective.precision():
+        # A pass without gradients would leave whole what belongs to no layer, and checkpoints take parts.
+        with gathered(self.objective), torch.inference_mode(), self.objective.precision():
             return sum(float(self.objective.loss(batch.to(self.model.device))) for batch in batches)
 
     def _held_out(self, users: Holdout) -> Iterator[tuple[list[Example], NDArray[np.int64]]]:
