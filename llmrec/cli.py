@@ -204,7 +204,7 @@ def diagnose(
         ),
     ] = None,
 ) -> None:
-    """See whether the language model uses order and time, and what it knew by heart. Needs 'finetune'."""
+    """See whether the language model uses order and time, how few events it needs, and what it knew by heart. Needs 'finetune'."""
     from llmrec.pipeline.diagnose_stage import diagnose as see
 
     if alone and beside:

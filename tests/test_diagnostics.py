@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmrec.config_file import load_config
 from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Holdout
-from llmrec.diagnostics.ablation import ablate, mean_overlap
+from llmrec.diagnostics.ablation import ablate, mean_overlap, user_values
+from llmrec.diagnostics.few_events import EVENTS, beside_each_other, newest, with_few_events
 from llmrec.diagnostics.histories import ORDER, TIME, vary
 from llmrec.diagnostics.memory import RECORDS, parse_record, probe_records, probe_titles
 from llmrec.diagnostics.probes import Question, ask
@@ -154,6 +156,37 @@ def test_overlap_counts_items_and_not_places():
     others = np.array([[3, 9, 1, -1], [7, 6, 5, 4], [1, 2, 3, 4]])
     assert mean_overlap(lists, others) == pytest.approx((2 / 3 + 1) / 2)
     assert np.isnan(mean_overlap(lists[2:], others[2:]))
+
+
+# --- few events
+
+
+@given(logs(), st.integers(1, 15))
+def test_the_newest_events_are_those_at_the_end(before, events):
+    after = newest(before, events)
+    assert after.user_ids == before.user_ids
+    for old, new in zip(before, after, strict=True):
+        assert new.items.tolist() == old.items.tolist()[-events:]
+        assert new.timestamps.tolist() == old.timestamps.tolist()[-events:]
+
+
+def test_systems_are_compared_where_as_much_is_known():
+    users = walks()
+    found = {
+        system.name: with_few_events(partial(system.recommend, k=10), users, (1, 6))
+        for system in (LastOnly(), Blind())
+    }
+    rows = {(row.system, row.events): row for row in beside_each_other(found, seed=0)}
+    assert list(rows) == [("last", 1), ("blind", 1), ("last", 6), ("blind", 6)]
+    assert rows["last", 1].means == rows["blind", 1].means == rows["last", 6].means  # one event says the same
+    assert rows["last", 6].differences == {}
+    assert rows["blind", 1].differences["ndcg@10"].mean == 0.0
+    difference = rows["blind", 6].differences["ndcg@10"]
+    whole = [s.recommend(users.histories, 10) for s in (LastOnly(), Blind())]
+    ndcg = [user_values(lists, users)["ndcg@10"] for lists in whole]
+    assert difference.mean == pytest.approx((ndcg[0] - ndcg[1]).mean())
+    assert difference.mean > 0
+    assert difference.p_holm == pytest.approx(2 * difference.p)  # of two comparisons
 
 
 # --- memory
@@ -313,12 +346,21 @@ def test_diagnose_writes_one_whole_file_that_belongs_to_its_settings(config, tmp
     for variant in found["order"][5:]:  # popularity
         assert variant["overlap"] == 1.0
         assert all(d["mean"] == 0 for d in variant["differences"].values())
+    assert [v["events"] for v in found["few_events"]] == [n for n in EVENTS for _ in range(2)]
+    assert [v["system"] for v in found["few_events"]] == ["llm", "popularity"] * 5
     assert [p["of"] for p in found["memory"]["probes"]] == [5] * 4
-    for text in ("use the order", "use time", "by heart", "Popularity; Histories: reversed", "gaps shuffled"):
+    for text in (
+        "use the order",
+        "use time",
+        "little is known",
+        "by heart",
+        "Popularity; Histories: reversed",
+        "gaps shuffled",
+    ):
         assert text in printed
 
     tables = diagnostic_tables(found)
-    assert [len(t.rows) for t in tables] == [8, 3, 4]
+    assert [len(t.rows) for t in tables] == [8, 3, 10, 4]
     assert all(len(row) == len(t.header) and all(row) for t in tables for row in t.rows)
     assert read_diagnostics(load_config(path)) == tables
     with pytest.raises(ArtefactError, match=r"evaluation\.users was 10 and is now 9"):

@@ -20,7 +20,7 @@ from llmrec.data.recommendations import Recommendations
 from llmrec.eval.metrics import parse_metric, target_ranks
 from llmrec.eval.significance import Difference, holm, paired_difference
 
-__all__ = ["CUTOFF", "METRICS", "Variant", "ablate", "mean_overlap"]
+__all__ = ["CUTOFF", "METRICS", "Variant", "ablate", "mean_overlap", "user_values"]
 
 CUTOFF = 10  # places of a list that count
 METRICS = (f"ndcg@{CUTOFF}", f"hr@{CUTOFF}")
@@ -77,7 +77,7 @@ def ablate(
 def _variant(
     system: str, name: str, true: Recommendations, changed: Recommendations, users: Holdout, seed: int
 ) -> Variant:
-    before, after = _values(true, users), _values(changed, users)
+    before, after = user_values(true, users), user_values(changed, users)
     return Variant(
         system=system,
         histories=name,
@@ -89,7 +89,8 @@ def _variant(
     )
 
 
-def _values(recs: Recommendations, users: Holdout) -> dict[str, NDArray[np.float64]]:
+def user_values(recs: Recommendations, users: Holdout) -> dict[str, NDArray[np.float64]]:
+    """Return the value of each of METRICS for every user [U]."""
     ranks = target_ranks(recs, users.target_items)
     values = {}
     for name in METRICS:

@@ -14,7 +14,8 @@ __all__ = ["diagnostic_tables"]
 
 def diagnostic_tables(found: Mapping[str, Any]) -> tuple[NoteTable, ...]:
     """Return the tables of what :func:`llmrec.pipeline.diagnose_stage.diagnose` has written."""
-    return _order(found), _time(found), _memory(found["memory"])
+    few = (_few_events(found),) if "few_events" in found else ()  # files of before have none
+    return _order(found), _time(found), *few, _memory(found["memory"])
 
 
 def _order(found: Mapping[str, Any]) -> NoteTable:
@@ -39,11 +40,40 @@ def _time(found: Mapping[str, Any]) -> NoteTable:
     return NoteTable(title, note, _HEADER, _rows(found["time"]))
 
 
-def _users(found: Mapping[str, Any]) -> str:
+def _few_events(found: Mapping[str, Any]) -> NoteTable:
+    rows = found["few_events"]
+    first = label(rows[0]["system"])
+    note = (
+        f"The newest events of each history alone, and only these ruled out as seen. {_drawn(found)}; differences with 95% intervals "
+        "and p Holm-corrected for all of a metric. Systems stay as they were fitted, on whole histories, and what they learned "
+        "of these users in training they keep."
+    )
+    header = (
+        "Events known",
+        "System",
+        *(
+            text
+            for metric in METRICS
+            for text in (metric_label(metric), f"{metric_label(metric)} of {first} minus that")
+        ),
+    )
+    return NoteTable(
+        "How does it do where little is known?",
+        note,
+        header,
+        tuple((count(r["events"]), label(r["system"]), *_measured(r)) for r in rows),
+    )
+
+
+def _drawn(found: Mapping[str, Any]) -> str:
     users, everybody = found["users"], found["evaluation_users"]
     drawn = f", drawn from {count(everybody)} with seed {found['seed']}" if users < everybody else ""
+    return f"{count(users)} test users{drawn}"
+
+
+def _users(found: Mapping[str, Any]) -> str:
     return (
-        f"{count(users)} test users{drawn}; differences to the true histories with 95% intervals and Holm-corrected p. "
+        f"{_drawn(found)}; differences to the true histories with 95% intervals and Holm-corrected p. "
         "Systems stay as they were fitted: this shows what they use, not what they could do without."
     )
 
@@ -61,14 +91,18 @@ def _rows(variants: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
         (
             label(v["system"]),
             v["histories"],
-            *(
-                text
-                for metric in METRICS
-                for text in (number(v["means"][metric]), _difference(v["differences"].get(metric)))
-            ),
+            *_measured(v),
             percent(v["overlap"]),
         )
         for v in variants
+    )
+
+
+def _measured(found: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        text
+        for metric in METRICS
+        for text in (number(found["means"][metric]), _difference(found["differences"].get(metric)))
     )
 
 

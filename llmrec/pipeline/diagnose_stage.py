@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 from llmrec.config import RunConfig
 from llmrec.config_file import load_config
 from llmrec.data.catalog import Catalog
-from llmrec.data.histories import Histories, Holdout
+from llmrec.data.histories import Histories
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
-from llmrec.diagnostics.ablation import CUTOFF, Variant, ablate
+from llmrec.diagnostics.ablation import CUTOFF, ablate
+from llmrec.diagnostics.few_events import EVENTS, Values, beside_each_other, with_few_events
 from llmrec.diagnostics.histories import ORDER, TIME, Change, vary
 from llmrec.diagnostics.memory import RECORDS, Record, has_fields, parse_record, probe_records, probe_titles
 from llmrec.diagnostics.probes import Probe
@@ -42,9 +44,9 @@ from llmrec.recommenders.registry import build_recommender
 __all__ = ["diagnose", "read_diagnostics"]
 
 FILE = "diagnostics.json"
-USERS = 300  # diagnosed unless told otherwise; six times their decoding is what it costs
+USERS = 300  # diagnosed unless told otherwise; nine or eleven times their decoding is what it costs, five of them with short prompts
 
-Families = dict[str, dict[str, Histories]]
+Ask = Callable[[Histories], Recommendations]
 
 
 def diagnose(
@@ -156,14 +158,19 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
     if config.prompt.time != "none" and "time" in checked_template(config).fields():
         time = _varied(users.histories, TIME, config.prompt.max_events, config.seed)
 
-    by_question = _ablate_llm(
-        config, options["system"], split, catalog, users, {"order": order, "time": time}
-    )
+    few: dict[str, Values] = {}
+    name = options["system"]
+    with _asked_llm(
+        config, name, split, catalog, len(users), 1 + len(order) + len(time) + len(EVENTS)
+    ) as ask:
+        by_question = ablate(name, ask, users, {"order": order, "time": time}, config.seed)
+        few[name] = with_few_events(ask, users)
     for name, recommender in others.items():
-        say(f"Fitting {name}, whose use of order is the yardstick.")
+        say(f"Fitting {name}, the yardstick.")
         recommender.fit(split)
-        recommend = partial(recommender.recommend, k=CUTOFF, exclude_seen=config.split.exclude_seen)
-        by_question["order"] += ablate(name, recommend, users, {"order": order}, config.seed)["order"]
+        ask = partial(recommender.recommend, k=CUTOFF, exclude_seen=config.split.exclude_seen)
+        by_question["order"] += ablate(name, ask, users, {"order": order}, config.seed)["order"]
+        few[name] = with_few_events(ask, users)
     return {
         "users": len(users),
         "evaluation_users": len(everybody),
@@ -172,6 +179,7 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
         "prompt_events": config.prompt.max_events,
         "order": [asdict(v) for v in by_question["order"]],
         "time": [asdict(v) for v in by_question["time"]] if time else [],
+        "few_events": [asdict(known) for known in beside_each_other(few, config.seed)],
         "memory": {
             "model": config.model.name,
             "record": options["record"],
@@ -186,31 +194,28 @@ def _varied(
     return {name: vary(histories, change, window, seed) for name, change in changes.items()}
 
 
-def _ablate_llm(
-    config: RunConfig, name: str, split: Split, catalog: Catalog, users: Holdout, families: Families
-) -> dict[str, list[Variant]]:
+@contextmanager
+def _asked_llm(
+    config: RunConfig, name: str, split: Split, catalog: Catalog, users: int, times: int
+) -> Iterator[Ask]:
+    """Open the language model, to be asked for the lists of so many users so many times."""
     parts = language_parts(config, split, catalog, run_identifiers(config, split, catalog))
     config = config.model_copy(update={"decoding": config.decoding_for(name)})
-    total = len(users) * (1 + sum(map(len, families.values())))
     finished = 0
     with bar(f"Decoding for {name}, histories") as progress:
 
         def on_progress(done: int, of: int) -> None:
-            progress(finished + done, total)
+            progress(finished + done, users * times)
 
         with open_decoder(config, catalog, parts, name=name, k=CUTOFF, on_progress=on_progress) as llm:
 
-            def recommend(histories: Histories) -> Recommendations:
+            def ask(histories: Histories) -> Recommendations:
                 nonlocal finished
-                lists = llm.recommend(
-                    histories,
-                    CUTOFF,
-                    exclude_seen=config.split.exclude_seen,
-                )
+                lists = llm.recommend(histories, CUTOFF, exclude_seen=config.split.exclude_seen)
                 finished += len(histories)
                 return lists
 
-            return ablate(name, recommend, users, families, config.seed)
+            yield ask
 
 
 def _ask_pretrained(config: RunConfig, catalog: Catalog, record: Record | None, most: int) -> list[Probe]:
