@@ -392,7 +392,7 @@ def test_the_window_is_that_of_the_shortest_sighted_and_silent_prompts_are_said_
     # So it is where that one is a part.
     blend = {
         "kind": "hybrid",
-        "parts": {"sasrec": {"max_len": 3, "max_epochs": 1, "device": "cpu"}, "svd": {"dim": 4}},
+        "parts": {"sasrec": {"max_len": 3, "max_epochs": 1, "device": "cpu"}, "content": {}},
     }
     own = ("--set", f"systems.blend={json.dumps(blend)}", "--beside", "blend", "--users", 6, "--titles", 3)
     (tmp_path / "run" / "diagnostics.json").rename(tmp_path / "before.json")

@@ -148,7 +148,8 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
     everybody = split.test.select(sample_rows(config, split))
     users = everybody.select(everybody.sample_rows(options["users"], config.seed))
     others = {
-        name: build_recommender(name, config.systems[name], seed=config.seed) for name in options["beside"]
+        name: build_recommender(name, config.systems[name], seed=config.seed, catalog=catalog)
+        for name in options["beside"]
     }
     # No system may come to see other items, see `vary`.
     limits = [getattr(leaf, "max_len", None) for system in others.values() for leaf in leaves(system)]
