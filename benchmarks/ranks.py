@@ -63,7 +63,8 @@ def pooled(paths: Sequence[Path], systems: Sequence[str] = ()) -> list[Evaluatio
 
     Raises
     ------
-        ConfigError: One of ``systems`` is in none of the files.
+    ConfigError
+        One of ``systems`` is in none of the files.
     """
     names: dict[tuple[str, str], str] = {}  # (system, settings) -> name
     seen: set[tuple[str, str]] = set()  # (name, ranks)

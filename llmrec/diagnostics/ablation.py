@@ -9,8 +9,9 @@ Shapes: U users, K places of a list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,28 +21,51 @@ from llmrec.data.recommendations import Recommendations
 from llmrec.eval.metrics import parse_metric, target_ranks
 from llmrec.eval.significance import Difference, holm, paired_difference
 
-__all__ = ["CUTOFF", "METRICS", "Variant", "ablate", "mean_overlap", "user_values"]
+__all__ = [
+    "CUTOFF",
+    "METRICS",
+    "Ask",
+    "Measured",
+    "Variant",
+    "ablate",
+    "corrected",
+    "mean_overlap",
+    "user_values",
+]
 
 CUTOFF = 10  # places of a list that count
 METRICS = (f"ndcg@{CUTOFF}", f"hr@{CUTOFF}")
 
 
+Ask = Callable[[Histories], Recommendations]
+"""Makes lists of at least ``CUTOFF`` items, where the catalogue has as many."""
+
+
 @dataclass(frozen=True)
-class Variant:
-    """How a system does on one kind of histories."""
+class Measured:
+    """What a system's lists are worth, and beside what."""
 
     system: str
-    histories: str
     means: Mapping[str, float]  # of each of METRICS
-    differences: Mapping[str, Difference]  # minus those on the true histories; empty for these themselves
+    differences: Mapping[str, Difference]  # of each of METRICS; empty for what others are compared with
+
+
+@dataclass(frozen=True)
+class Variant(Measured):
+    """How a system does on one kind of histories; differences are to the true ones."""
+
+    histories: str
     overlap: (
         float  # mean share of the true histories' first CUTOFF items that are there still; NaN without any
     )
 
 
+AnyMeasured = TypeVar("AnyMeasured", bound=Measured)
+
+
 def ablate(
     system: str,
-    recommend: Callable[[Histories], Recommendations],
+    recommend: Ask,
     users: Holdout,
     families: Mapping[str, Mapping[str, Histories]],
     seed: int,
@@ -51,7 +75,7 @@ def ablate(
     Parameters
     ----------
     recommend
-        Makes lists of at least ``CUTOFF`` items, where the catalogue has as many.
+        The system.
     users
         The true histories, and what came next.
     families
@@ -70,7 +94,7 @@ def ablate(
             _variant(system, name, true, recommend(histories), users, seed)
             for name, histories in variants.items()
         ]
-        found[question] = [_variant(system, "true", true, true, users, seed), *_corrected(rows)]
+        found[question] = [_variant(system, "true", true, true, users, seed), *corrected(rows)]
     return found
 
 
@@ -99,17 +123,21 @@ def user_values(recs: Recommendations, users: Holdout) -> dict[str, NDArray[np.f
     return values
 
 
-def _corrected(rows: list[Variant]) -> list[Variant]:
-    by_metric = {m: holm({r.histories: r.differences[m].p for r in rows}) for m in METRICS}
+def corrected(rows: Sequence[AnyMeasured]) -> list[AnyMeasured]:
+    """Return the rows with p-values that are Holm-corrected for all differences of a metric among them."""
+    by_metric = {
+        metric: holm({str(n): row.differences[metric].p for n, row in enumerate(rows) if row.differences})
+        for metric in METRICS
+    }
     return [
         replace(
             row,
             differences={
-                metric: replace(difference, p_holm=by_metric[metric][row.histories])
+                metric: replace(difference, p_holm=by_metric[metric][str(n)])
                 for metric, difference in row.differences.items()
             },
         )
-        for row in rows
+        for n, row in enumerate(rows)
     ]
 
 

@@ -8,16 +8,15 @@ Shapes: U users.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.data.histories import Histories, Holdout
-from llmrec.data.recommendations import Recommendations
-from llmrec.diagnostics.ablation import METRICS, user_values
-from llmrec.eval.significance import Difference, holm, paired_difference
+from llmrec.diagnostics.ablation import Ask, Measured, corrected, user_values
+from llmrec.eval.significance import paired_difference
 
 __all__ = ["EVENTS", "Known", "Values", "beside_each_other", "newest", "with_few_events"]
 
@@ -28,13 +27,10 @@ Values = Mapping[int, Mapping[str, NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
-class Known:
-    """How a system does where so many events are known."""
+class Known(Measured):
+    """How a system does where so many events are known; differences are the first system's minus this one's."""
 
-    system: str
     events: int
-    means: Mapping[str, float]  # of each of METRICS
-    differences: Mapping[str, Difference]  # the first system's minus this one's; empty for the first
 
 
 def newest(histories: Histories, events: int) -> Histories:
@@ -43,9 +39,7 @@ def newest(histories: Histories, events: int) -> Histories:
     return histories.where(age <= events)
 
 
-def with_few_events(
-    recommend: Callable[[Histories], Recommendations], users: Holdout, lengths: Sequence[int] = EVENTS
-) -> Values:
+def with_few_events(recommend: Ask, users: Holdout, lengths: Sequence[int] = EVENTS) -> Values:
     """Return what the lists of a fitted system are worth to each user, by how many of the newest events it is shown."""
     return {n: user_values(recommend(newest(users.histories, n)), users) for n in lengths}
 
@@ -63,33 +57,19 @@ def beside_each_other(found: Mapping[str, Values], seed: int) -> list[Known]:
         Of the intervals and tests.
     """
     first, *others = found
-    rows = [
-        Known(
-            system=system,
-            events=n,
-            means={metric: float(values.mean()) for metric, values in found[system][n].items()},
-            differences={
-                metric: paired_difference(found[first][n][metric], values, seed)
-                for metric, values in found[system][n].items()
-                if system != first
-            },
-        )
-        for n in found[first]
-        for system in (first, *others)
-    ]
-    corrected = {
-        metric: holm(
-            {f"{n} {r.system}": r.differences[metric].p for n, r in enumerate(rows) if r.differences}
-        )
-        for metric in METRICS
-    }
-    return [
-        replace(
-            row,
-            differences={
-                metric: replace(difference, p_holm=corrected[metric][f"{n} {row.system}"])
-                for metric, difference in row.differences.items()
-            },
-        )
-        for n, row in enumerate(rows)
-    ]
+    return corrected(
+        [
+            Known(
+                system=system,
+                events=n,
+                means={metric: float(values.mean()) for metric, values in found[system][n].items()},
+                differences={
+                    metric: paired_difference(found[first][n][metric], values, seed)
+                    for metric, values in found[system][n].items()
+                    if system != first
+                },
+            )
+            for n in found[first]
+            for system in (first, *others)
+        ]
+    )

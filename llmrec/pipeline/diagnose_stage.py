@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -15,7 +15,7 @@ from llmrec.data.catalog import Catalog
 from llmrec.data.histories import Histories
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
-from llmrec.diagnostics.ablation import CUTOFF, ablate
+from llmrec.diagnostics.ablation import CUTOFF, Ask, ablate
 from llmrec.diagnostics.few_events import EVENTS, Values, beside_each_other, with_few_events
 from llmrec.diagnostics.histories import ORDER, TIME, Change, vary
 from llmrec.diagnostics.memory import RECORDS, Record, has_fields, parse_record, probe_records, probe_titles
@@ -45,8 +45,6 @@ __all__ = ["diagnose", "read_diagnostics"]
 
 FILE = "diagnostics.json"
 USERS = 300  # diagnosed unless told otherwise; nine or eleven times their decoding is what it costs, five of them with short prompts
-
-Ask = Callable[[Histories], Recommendations]
 
 
 def diagnose(
