@@ -157,6 +157,10 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
     if config.prompt.time != "none" and "time" in checked_template(config).fields():
         time = _varied(users.histories, TIME, config.prompt.max_events, config.seed)
 
+    # Before the language model decodes, which takes longest: what is wrong with them is known at once.
+    for name, recommender in others.items():
+        say(f"Fitting {name}, the yardstick.")
+        recommender.fit(split)
     few: dict[str, Values] = {}
     name = options["system"]
     with _asked_llm(
@@ -165,8 +169,6 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
         by_question = ablate(name, ask, users, {"order": order, "time": time}, config.seed)
         few[name] = with_few_events(ask, users)
     for name, recommender in others.items():
-        say(f"Fitting {name}, the yardstick.")
-        recommender.fit(split)
         ask = partial(recommender.recommend, k=CUTOFF, exclude_seen=config.split.exclude_seen)
         by_question["order"] += ablate(name, ask, users, {"order": order}, config.seed)["order"]
         few[name] = with_few_events(ask, users)
