@@ -120,7 +120,8 @@ def walks(users=200):
 def ablated(recommender):
     users = walks()
     families = {"order": {name: vary(users.histories, change, 6, 1) for name, change in ORDER.items()}}
-    found = ablate(recommender.name, lambda h: recommender.recommend(h, 10), users, families, seed=0)["order"]
+    ask = partial(recommender.recommend, k=10)
+    found = ablate(recommender.name, ask, ask(users.histories), users, families, seed=0)["order"]
     assert [v.histories for v in found] == ["true", *ORDER]
     return {v.histories: v for v in found}
 
@@ -172,21 +173,19 @@ def test_the_newest_events_are_those_at_the_end(before, events):
 
 def test_systems_are_compared_where_as_much_is_known():
     users = walks()
-    found = {
-        system.name: with_few_events(partial(system.recommend, k=10), users, (1, 6))
-        for system in (LastOnly(), Blind())
-    }
+    asks = {system.name: partial(system.recommend, k=10) for system in (LastOnly(), Blind())}
+    found = {name: with_few_events(ask, ask(users.histories), users, (1, 6)) for name, ask in asks.items()}
     rows = {(row.system, row.events): row for row in beside_each_other(found, seed=0)}
-    assert list(rows) == [("last", 1), ("blind", 1), ("last", 6), ("blind", 6)]
+    assert list(rows) == [(name, n) for n in (1, 6, None) for name in ("last", "blind")]
     assert rows["last", 1].means == rows["blind", 1].means == rows["last", 6].means  # one event says the same
     assert rows["last", 6].differences == {}
     assert rows["blind", 1].differences["ndcg@10"].mean == 0.0
     difference = rows["blind", 6].differences["ndcg@10"]
-    whole = [s.recommend(users.histories, 10) for s in (LastOnly(), Blind())]
-    ndcg = [user_values(lists, users)["ndcg@10"] for lists in whole]
+    ndcg = [user_values(ask(users.histories), users)["ndcg@10"] for ask in asks.values()]
     assert difference.mean == pytest.approx((ndcg[0] - ndcg[1]).mean())
     assert difference.mean > 0
-    assert difference.p_holm == pytest.approx(2 * difference.p)  # of two comparisons
+    assert difference.p_holm == pytest.approx(3 * difference.p)  # of three comparisons
+    assert rows["blind", None].differences["ndcg@10"].mean == difference.mean  # histories have six events
 
 
 # --- memory
@@ -346,8 +345,9 @@ def test_diagnose_writes_one_whole_file_that_belongs_to_its_settings(config, tmp
     for variant in found["order"][5:]:  # popularity
         assert variant["overlap"] == 1.0
         assert all(d["mean"] == 0 for d in variant["differences"].values())
-    assert [v["events"] for v in found["few_events"]] == [n for n in EVENTS for _ in range(2)]
-    assert [v["system"] for v in found["few_events"]] == ["llm", "popularity"] * 5
+    assert [v["events"] for v in found["few_events"]] == [n for n in (*EVENTS, None) for _ in range(2)]
+    assert [v["system"] for v in found["few_events"]] == ["llm", "popularity"] * 6
+    assert found["few_events"][-2]["means"] == found["order"][0]["means"]
     assert [p["of"] for p in found["memory"]["probes"]] == [5] * 4
     for text in (
         "use the order",
@@ -360,7 +360,7 @@ def test_diagnose_writes_one_whole_file_that_belongs_to_its_settings(config, tmp
         assert text in printed
 
     tables = diagnostic_tables(found)
-    assert [len(t.rows) for t in tables] == [8, 3, 10, 4]
+    assert [len(t.rows) for t in tables] == [8, 3, 12, 4]
     assert all(len(row) == len(t.header) and all(row) for t in tables for row in t.rows)
     assert read_diagnostics(load_config(path)) == tables
     with pytest.raises(ArtefactError, match=r"evaluation\.users was 10 and is now 9"):

@@ -66,6 +66,7 @@ AnyMeasured = TypeVar("AnyMeasured", bound=Measured)
 def ablate(
     system: str,
     recommend: Ask,
+    true: Recommendations,
     users: Holdout,
     families: Mapping[str, Mapping[str, Histories]],
     seed: int,
@@ -76,6 +77,8 @@ def ablate(
     ----------
     recommend
         The system.
+    true
+        Its lists for the true histories.
     users
         The true histories, and what came next.
     families
@@ -87,7 +90,6 @@ def ablate(
     -------
     For each family its variants, the true histories first. p-values are Holm-corrected for the variants of the family.
     """
-    true = recommend(users.histories)
     found = {}
     for question, variants in families.items():
         rows = [

@@ -1,7 +1,7 @@
 """How well systems do for users of whom little is known: those of the test, with the newest few of their events.
 
 Only the events that are left count as seen, as for somebody who has just come. What a system learned of these users in its
-training it keeps; under ``split.strategy: users`` that is nothing.
+training it keeps; under ``split.strategy: users`` that is nothing. The whole histories stand beside them.
 
 Shapes: U users.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.data.histories import Histories, Holdout
+from llmrec.data.recommendations import Recommendations
 from llmrec.diagnostics.ablation import Ask, Measured, corrected, user_values
 from llmrec.eval.significance import paired_difference
 
@@ -22,15 +23,15 @@ __all__ = ["EVENTS", "Known", "Values", "beside_each_other", "newest", "with_few
 
 EVENTS = (1, 2, 4, 8, 16)
 
-Values = Mapping[int, Mapping[str, NDArray[np.float64]]]
-"""Events known -> each of METRICS -> every user's value [U]."""
+Values = Mapping[int | None, Mapping[str, NDArray[np.float64]]]
+"""Events known (None: all) -> each of METRICS -> every user's value [U]."""
 
 
 @dataclass(frozen=True)
 class Known(Measured):
     """How a system does where so many events are known; differences are the first system's minus this one's."""
 
-    events: int
+    events: int | None  # None: all
 
 
 def newest(histories: Histories, events: int) -> Histories:
@@ -39,9 +40,17 @@ def newest(histories: Histories, events: int) -> Histories:
     return histories.where(age <= events)
 
 
-def with_few_events(recommend: Ask, users: Holdout, lengths: Sequence[int] = EVENTS) -> Values:
-    """Return what the lists of a fitted system are worth to each user, by how many of the newest events it is shown."""
-    return {n: user_values(recommend(newest(users.histories, n)), users) for n in lengths}
+def with_few_events(
+    recommend: Ask, true: Recommendations, users: Holdout, lengths: Sequence[int] = EVENTS
+) -> Values:
+    """Return what the lists of a fitted system are worth to each user, by how many of the newest events it is shown.
+
+    ``true`` are its lists for the whole histories.
+    """
+    few: dict[int | None, dict[str, NDArray[np.float64]]] = {
+        n: user_values(recommend(newest(users.histories, n)), users) for n in lengths
+    }
+    return {**few, None: user_values(true, users)}
 
 
 def beside_each_other(found: Mapping[str, Values], seed: int) -> list[Known]:

@@ -14,7 +14,8 @@ __all__ = ["diagnostic_tables"]
 
 def diagnostic_tables(found: Mapping[str, Any]) -> tuple[NoteTable, ...]:
     """Return the tables of what :func:`llmrec.pipeline.diagnose_stage.diagnose` has written."""
-    few = (_few_events(found),) if "few_events" in found else ()  # files of before have none
+    # Files of before have no few events.
+    few = (_few_events(found),) if "known_users" in found else ()
     return _order(found), _time(found), *few, _memory(found["memory"])
 
 
@@ -43,10 +44,14 @@ def _time(found: Mapping[str, Any]) -> NoteTable:
 def _few_events(found: Mapping[str, Any]) -> NoteTable:
     rows = found["few_events"]
     first = label(rows[0]["system"])
+    learned = (
+        "what they learned of these users in training they keep"
+        if found["known_users"]
+        else "none of them has seen an event of these users"
+    )
     note = (
         f"The newest events of each history alone, and only these ruled out as seen. {_drawn(found)}; differences with 95% intervals "
-        "and p Holm-corrected for all of a metric. Systems stay as they were fitted, on whole histories, and what they learned "
-        "of these users in training they keep."
+        f"and p Holm-corrected for all of a metric. Systems stay as they were fitted, on whole histories, and {learned}."
     )
     header = (
         "Events known",
@@ -61,7 +66,9 @@ def _few_events(found: Mapping[str, Any]) -> NoteTable:
         "How does it do where little is known?",
         note,
         header,
-        tuple((count(r["events"]), label(r["system"]), *_measured(r)) for r in rows),
+        tuple(
+            (count(r["events"]) if r["events"] else "all", label(r["system"]), *_measured(r)) for r in rows
+        ),
     )
 
 

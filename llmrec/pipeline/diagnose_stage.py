@@ -166,15 +166,18 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
     with _asked_llm(
         config, name, split, catalog, len(users), 1 + len(order) + len(time) + len(EVENTS)
     ) as ask:
-        by_question = ablate(name, ask, users, {"order": order, "time": time}, config.seed)
-        few[name] = with_few_events(ask, users)
+        true = ask(users.histories)
+        by_question = ablate(name, ask, true, users, {"order": order, "time": time}, config.seed)
+        few[name] = with_few_events(ask, true, users)
     for name, recommender in others.items():
         ask = partial(recommender.recommend, k=CUTOFF, exclude_seen=config.split.exclude_seen)
-        by_question["order"] += ablate(name, ask, users, {"order": order}, config.seed)["order"]
-        few[name] = with_few_events(ask, users)
+        true = ask(users.histories)
+        by_question["order"] += ablate(name, ask, true, users, {"order": order}, config.seed)["order"]
+        few[name] = with_few_events(ask, true, users)
     return {
         "users": len(users),
         "evaluation_users": len(everybody),
+        "known_users": split.protocol.known_users,
         "seed": config.seed,
         "window": window,
         "prompt_events": config.prompt.max_events,
