@@ -4,6 +4,7 @@
     python benchmarks/table.py eval/ml-100k-fusion.yaml --name ml-100k-fusion-shuffled --set split.ties=shuffle --set split.seed=0
 
     python benchmarks/table.py benchmarks/ablations/selection.yaml --seeds 0
+    python benchmarks/table.py eval/ml-100k-timed.yaml --name ml-100k-users --seeds 0 --set split.strategy=users --diagnose '--beside sasrec'
 
 Each seed is a run of its own (`llmrec run`) in runs/NAME-seedN, or each seed of each variant in runs/NAME-VARIANT-seedN, and what is done there already is not done again; then `llmrec compare` makes one
 comparison of them. Its Markdown and JSON are kept as docs/results/NAME.md and NAME.json, under the command, the commit and what the machine is.
@@ -89,6 +90,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--name", help="of the table; that of the suite's file if left out")
     parser.add_argument("--set", action="append", default=[], help="as of llmrec run")
+    parser.add_argument(
+        "--diagnose", metavar="OPTIONS", help="diagnose each run as well, with these of llmrec diagnose"
+    )
     parser.add_argument("--subject", help="as of llmrec compare")
     parser.add_argument(
         "--baseline",
@@ -107,10 +111,12 @@ def main() -> None:
             run = f"runs/{name}{variant}-seed{seed}"
             settings = [s.replace("{source}", f"runs/{name}{SOURCE}-seed{seed}") for s in own]
             sets = [*settings, *arguments.set, f"seed={seed}", f"output={run}"]
-            stages = ("prepare", "finetune") if variant == SOURCE else ("run",)
+            stages = [["prepare"], ["finetune"]] if variant == SOURCE else [["run"]]
+            if arguments.diagnose is not None and variant != SOURCE:
+                stages.append(["diagnose", *shlex.split(arguments.diagnose)])
             if arguments.made_on is None:
-                for stage in stages:
-                    llmrec(stage, str(suite), *(part for s in sets for part in ("--set", s)))
+                for stage, *options in stages:
+                    llmrec(stage, str(suite), *options, *(part for s in sets for part in ("--set", s)))
             if variant != SOURCE:
                 runs.append(run)
     absent = [run for run in runs if not (ROOT / run).is_dir()] if arguments.made_on else []

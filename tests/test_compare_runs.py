@@ -240,8 +240,10 @@ def test_language_models_of_two_seeds_are_one_system(config, tmp_path, capsys):
     for seed in (0, 1):
         runs.append(tmp_path / f"seed{seed}")
         changes = ("--set", f"seed={seed}", "--set", f"output={runs[-1]}", "--set", "evaluation.users_seed=7")
-        llmrec("run", config(systems={"llm": {}, "popularity": {}}, evaluation={
-            "users": 10, "k": 5, "cutoffs": [5], "baseline": "popularity"}), *changes, capsys=capsys)  # fmt: skip
+        path = config(systems={"llm": {}, "popularity": {}}, evaluation={
+            "users": 10, "k": 5, "cutoffs": [5], "baseline": "popularity"})  # fmt: skip
+        llmrec("run", path, *changes, capsys=capsys)
+    llmrec("diagnose", path, "--users", 2, "--titles", 1, "--alone", *changes, capsys=capsys)
     side_by_side(*runs, output=tmp_path / "out", capsys=capsys)
     found = compared(tmp_path / "out")
     assert found["users"] == 10
@@ -250,6 +252,13 @@ def test_language_models_of_two_seeds_are_one_system(config, tmp_path, capsys):
     report = (tmp_path / "out" / "report.md").read_text()
     assert "LLM with seeds 0 and 1" in report
     assert "LoRA, rank 16" in report
+    # The second run alone is diagnosed, and of which it is has to be said only where there are several.
+    assert report.count("Does it use the order of events? (seed1)") == 1
+    assert "(seed0)" not in report
+    side_by_side(runs[1], output=tmp_path / "out", capsys=capsys)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.count("Does it use the order of events?") == 1
+    assert "Does it use the order of events? (" not in report
 
 
 def test_lists_need_be_no_longer_than_what_is_asked_of_them(classic, tmp_path, capsys):

@@ -24,7 +24,7 @@ from llmrec.diagnostics.memory import RECORDS, parse_record, probe_records, prob
 from llmrec.diagnostics.probes import Question, ask
 from llmrec.diagnostics.tables import diagnostic_tables
 from llmrec.errors import ArtefactError, ConfigError
-from llmrec.pipeline.diagnose_stage import read_diagnostics
+from llmrec.pipeline.diagnose_stage import kept_diagnostics, read_diagnostics
 from llmrec.recommenders.base import ScoringRecommender
 from llmrec.testing import histories
 
@@ -362,7 +362,7 @@ def test_diagnose_writes_one_whole_file_that_belongs_to_its_settings(config, tmp
     tables = diagnostic_tables(found)
     assert [len(t.rows) for t in tables] == [8, 3, 12, 4]
     assert all(len(row) == len(t.header) and all(row) for t in tables for row in t.rows)
-    assert read_diagnostics(load_config(path)) == tables
+    assert read_diagnostics(load_config(path)) == tables == kept_diagnostics(run)
     with pytest.raises(ArtefactError, match=r"evaluation\.users was 10 and is now 9"):
         read_diagnostics(load_config(path, ["evaluation.users=9"]))
     assert read_diagnostics(load_config(path, [f"output={tmp_path / 'elsewhere'}"])) == ()
@@ -375,6 +375,8 @@ def test_diagnose_writes_one_whole_file_that_belongs_to_its_settings(config, tmp
     weights = run / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert "adapter was" in llmrec("diagnose", path, *ask_for, code=2, capsys=capsys).err
+    with pytest.raises(ArtefactError, match="adapter was"):
+        kept_diagnostics(run)
 
 
 def test_the_window_is_that_of_the_shortest_sighted_and_silent_prompts_are_said_to_be(

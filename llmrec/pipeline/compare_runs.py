@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llmrec.config_file import dump_config
 from llmrec.errors import ArtefactError
 from llmrec.eval.compare import compare
-from llmrec.eval.context import Curve, ReportContext
+from llmrec.eval.context import Curve, NoteTable, ReportContext
 from llmrec.eval.evaluate import train_counts
 from llmrec.eval.examples import pick_users, user_examples
 from llmrec.eval.metrics import parse_metric
 from llmrec.eval.slices import user_slices
 from llmrec.eval.trainings import check_protocols
 from llmrec.eval.words import sentence_list, today
-from llmrec.pipeline.gather import Entry, entries_of, questions, read_run, told_apart, users_of
+from llmrec.pipeline.diagnose_stage import kept_diagnostics
+from llmrec.pipeline.gather import Entry, Run, entries_of, questions, read_run, told_apart, users_of
 from llmrec.pipeline.lists import evaluate_lists, first_trainings, pooled
 from llmrec.pipeline.report_notes import (
     adapter_curves,
@@ -138,7 +140,7 @@ def compare_runs(
         llm=tuple(llm_notes(e.run.config, e.own_name, name) for name, e in llms.items()),
         certified=certified,
         free=free,
-        diagnostics=chosen_notes(trainings, labels),
+        diagnostics=(*chosen_notes(trainings, labels), *_diagnostics(read)),
         curves=(*epoch_curves(trainings, labels), *_llm_curves(llms)),
         users=user_examples(
             holdout,
@@ -156,6 +158,15 @@ def compare_runs(
         command=command,
     )
     return write_report(output, comparison, context)
+
+
+def _diagnostics(runs: Sequence[Run]) -> list[NoteTable]:
+    """Return the diagnostics of each run that has any, which is said where there are several runs."""
+    return [
+        replace(table, title=f"{table.title} ({run.name})") if len(runs) > 1 else table
+        for run in runs
+        for table in kept_diagnostics(run.config.output)
+    ]
 
 
 def _llm_curves(llms: Mapping[str, Entry]) -> list[Curve]:

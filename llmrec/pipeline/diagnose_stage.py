@@ -24,7 +24,7 @@ from llmrec.diagnostics.tables import diagnostic_tables
 from llmrec.errors import ConfigError, nearest
 from llmrec.eval.context import NoteTable
 from llmrec.eval.files import without_nan
-from llmrec.pipeline.adapter import adapter_meta
+from llmrec.pipeline.adapter import adapter_digest, adapter_meta
 from llmrec.pipeline.artefacts import check_key, locked, read_json, write_json
 from llmrec.pipeline.decoder import open_decoder
 from llmrec.pipeline.keys import diagnose_key, finetune_key
@@ -41,7 +41,7 @@ from llmrec.progress import bar, say
 from llmrec.recommenders.parts import leaves
 from llmrec.recommenders.registry import build_recommender
 
-__all__ = ["diagnose", "read_diagnostics"]
+__all__ = ["diagnose", "kept_diagnostics", "read_diagnostics"]
 
 FILE = "diagnostics.json"
 USERS = 300  # diagnosed unless told otherwise; nine or eleven times their decoding is what it costs, five of them with short prompts
@@ -121,6 +121,23 @@ def read_diagnostics(config: RunConfig) -> tuple[NoteTable, ...]:
         return ()
     found = read_json(path)
     check_key(path, found["key"], diagnose_key(config, found["key"]["diagnose"]))
+    return diagnostic_tables(found)
+
+
+def kept_diagnostics(run: Path) -> tuple[NoteTable, ...]:
+    """Return the tables of the diagnostics in a run directory, whose data need not be there; none where there are none.
+
+    Raises
+    ------
+    ArtefactError
+        They were made with another adapter than the one beside them.
+    """
+    path = run / FILE
+    if not path.is_file():
+        return ()
+    found = read_json(path)
+    if adapter := adapter_digest(run / "adapter"):
+        check_key(path, {"adapter": found["key"]["adapter"]}, {"adapter": adapter})
     return diagnostic_tables(found)
 
 
