@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from llmrec.config import RunConfig
@@ -38,6 +39,7 @@ from llmrec.pipeline.parts import (
 from llmrec.pipeline.prepare_stage import prepare
 from llmrec.pipeline.recommend_stage import run_identifiers
 from llmrec.progress import bar, say
+from llmrec.recommenders.base import Recommender
 from llmrec.recommenders.parts import leaves
 from llmrec.recommenders.registry import build_recommender
 
@@ -162,10 +164,8 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
         record = parse_record(form, catalog)
     everybody = split.test.select(sample_rows(config, split))
     users = everybody.select(everybody.sample_rows(options["users"], config.seed))
-    others = {
-        name: build_recommender(name, config.systems[name], seed=config.seed, catalog=catalog)
-        for name in options["beside"]
-    }
+    # Before the language model decodes, which takes longest: what is wrong with them is known at once.
+    others = _fitted(config, split, catalog, options["beside"])
     # No system may come to see other items, see `vary`.
     limits = [getattr(leaf, "max_len", None) for system in others.values() for leaf in leaves(system)]
     window = min([config.prompt.max_events, *filter(None, limits)])
@@ -174,10 +174,6 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
     if config.prompt.time != "none" and "time" in checked_template(config).fields():
         time = _varied(users.histories, TIME, config.prompt.max_events, config.seed)
 
-    # Before the language model decodes, which takes longest: what is wrong with them is known at once.
-    for name, recommender in others.items():
-        say(f"Fitting {name}, the yardstick.")
-        recommender.fit(split)
     few: dict[str, Values] = {}
     name = options["system"]
     with _asked_llm(
@@ -207,6 +203,26 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
             "probes": [asdict(p) for p in _ask_pretrained(config, catalog, record, options["titles"])],
         },
     }
+
+
+def _fitted(
+    config: RunConfig, split: Split, catalog: Catalog, names: Sequence[str]
+) -> dict[str, Recommender]:
+    """Fit systems without a language model; parts that are trained alike are trained once."""
+    fitted = {}
+    with TemporaryDirectory() as checkpoints:
+        for name in names:
+            with bar(f"Fitting {name}, a yardstick, epochs") as progress:
+                fitted[name] = build_recommender(
+                    name,
+                    config.systems[name],
+                    seed=config.seed,
+                    catalog=catalog,
+                    checkpoint=Path(checkpoints),
+                    on_epoch=lambda epoch, of, _, show=progress: show(epoch, of),
+                )
+                fitted[name].fit(split)
+    return fitted
 
 
 def _varied(
