@@ -354,7 +354,8 @@ def test_the_spread_over_seeds_is_in_every_form() -> None:
 
 
 def test_tuning_and_diagnostics_are_shown_where_they_are_given(comparison: Comparison) -> None:
-    table = NoteTable(EVIL, "A | note.", ("System", "share | of", "n"), (("LLM", 0.25, 1200), ("x", None, 3)))
+    rows = (("LLM", 0.25, 1200, "why"), ("x", None, 3, "so"))
+    table = NoteTable(EVIL, "A | note.", ("System", "share | of", "n", "words"), rows)
     ctx = ReportContext(
         tuning={"sasrec": Tuning(30, 3600.0, 0.1234), "ease": Tuning(2)}, diagnostics=(table,)
     )
@@ -363,6 +364,9 @@ def test_tuning_and_diagnostics_are_shown_where_they_are_given(comparison: Compa
         for fact in ("Tuning", "30", "60 min", "0.1234", "0.2500", "1,200", "Best on validation", "NDCG@10"):
             assert fact in text, fact
     Page(render_html(comparison, ctx))
+    # Headers stand where their cells do: to the right over numbers alone.
+    assert "|:--|--:|--:|:--|\n| LLM | 0.2500 | 1,200 | why |" in render_markdown(comparison, ctx)
+    assert '<th scope="col" class="num">n</th><th scope="col">words</th>' in render_html(comparison, ctx)
     bare = render_html(comparison, ReportContext())
     assert "Tuning" not in bare
     assert "Diagnostics" not in bare

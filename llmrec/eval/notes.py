@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llmrec.eval import words
 from llmrec.eval.context import LLMNotes
 
-__all__ = ["note_pairs", "note_rows"]
+__all__ = ["has_numbers", "note_pairs", "note_rows"]
 
 
 def note_rows(rows: Sequence[Sequence[str | float | int | None]]) -> list[list[tuple[str, bool]]]:
@@ -24,6 +24,11 @@ def note_rows(rows: Sequence[Sequence[str | float | int | None]]) -> list[list[t
                 cells.append((words.number(cell), True))
         found.append(cells)
     return found
+
+
+def has_numbers(rows: Sequence[Sequence[tuple[str, bool]]], column: int) -> bool:
+    """Return whether any cell of a column of :func:`note_rows` is a number, so that its header stands to the right as well."""
+    return any(row[column][1] for row in rows)
 
 
 def note_pairs(note: LLMNotes) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from llmrec.eval.context import ReportContext
 from llmrec.eval.files import without_nan
 from llmrec.eval.item_columns import item_columns
 from llmrec.eval.markup import LINE, fenced, latex_text, markdown_text
-from llmrec.eval.notes import note_pairs, note_rows
+from llmrec.eval.notes import has_numbers, note_pairs, note_rows
 from llmrec.eval.plots import curve_plot
 from llmrec.eval.protocol_words import protocol_words, sample_words, told_words
 from llmrec.eval.verdict import training_words
@@ -132,6 +132,7 @@ def _view(comparison: Comparison, ctx: ReportContext | None) -> dict[str, Any]:
         "slices": views.slice_tables(comparison),
         "checks": views.CHECKS,
         "check": lambda system, name: views.check(comparison, system, name),
+        "has_numbers": has_numbers,
         "note_rows": note_rows,
         "curves": [plot for plot in map(curve_plot, ctx.curves) if plot],
         "example_systems": [s for s in (comparison.subject, comparison.baseline) if s] + others,
