@@ -14,7 +14,7 @@ __all__ = ["diagnostic_tables"]
 
 def diagnostic_tables(found: Mapping[str, Any]) -> tuple[NoteTable, ...]:
     """Return the tables of what :func:`llmrec.pipeline.diagnose_stage.diagnose` has written."""
-    # Files of before have no few events.
+    # Files of before have no few events, or do not say whether these users were learned from.
     few = (_few_events(found),) if "known_users" in found else ()
     return _order(found), _time(found), *few, _memory(found["memory"])
 
