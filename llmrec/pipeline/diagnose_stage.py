@@ -13,10 +13,10 @@ from typing import Any
 from llmrec.config import RunConfig
 from llmrec.config_file import load_config
 from llmrec.data.catalog import Catalog
-from llmrec.data.histories import Histories
+from llmrec.data.histories import Histories, Holdout
 from llmrec.data.recommendations import Recommendations
 from llmrec.data.split import Split
-from llmrec.diagnostics.ablation import CUTOFF, Ask, ablate
+from llmrec.diagnostics.ablation import CUTOFF, Ask, Variant, ablate
 from llmrec.diagnostics.few_events import EVENTS, Values, beside_each_other, with_few_events
 from llmrec.diagnostics.histories import ORDER, TIME, Change, vary
 from llmrec.diagnostics.memory import RECORDS, Record, has_fields, parse_record, probe_records, probe_titles
@@ -179,14 +179,11 @@ def _diagnose(config: RunConfig, split: Split, catalog: Catalog, options: dict[s
     with _asked_llm(
         config, name, split, catalog, len(users), 1 + len(order) + len(time) + len(EVENTS)
     ) as ask:
-        true = ask(users.histories)
-        by_question = ablate(name, ask, true, users, {"order": order, "time": time}, config.seed)
-        few[name] = with_few_events(ask, true, users)
+        by_question, few[name] = _answers(name, ask, users, {"order": order, "time": time}, config.seed)
     for name, recommender in others.items():
         ask = partial(recommender.recommend, k=CUTOFF, exclude_seen=config.split.exclude_seen)
-        true = ask(users.histories)
-        by_question["order"] += ablate(name, ask, true, users, {"order": order}, config.seed)["order"]
-        few[name] = with_few_events(ask, true, users)
+        of_order, few[name] = _answers(name, ask, users, {"order": order}, config.seed)
+        by_question["order"] += of_order["order"]
     return {
         "users": len(users),
         "evaluation_users": len(everybody),
@@ -223,6 +220,14 @@ def _fitted(
                 )
                 fitted[name].fit(split)
     return fitted
+
+
+def _answers(
+    name: str, ask: Ask, users: Holdout, families: Mapping[str, Mapping[str, Histories]], seed: int
+) -> tuple[dict[str, list[Variant]], Values]:
+    """Return what a system loses on changed histories, and what its lists are worth where few events are known."""
+    true = ask(users.histories)
+    return ablate(name, ask, true, users, families, seed), with_few_events(ask, true, users)
 
 
 def _varied(
