@@ -133,23 +133,16 @@ def example(
     first_event
         Which of the training histories' events the first target is; ``None`` where it is none of them.
     """
-    events: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-    positions: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-    prefixes: list[NDArray[np.integer]] = [np.empty(0, np.int64)]
-    choice = alternatives.has_choice if alternatives is not None else None
-    spans = zip(document.items, document.starts, document.stops, strict=True)
-    for nth, (item, start, stop) in enumerate(list(spans)[first_target:]):
-        at = np.arange(start - 1, stop - 1)
-        if alternatives is not None and choice is not None:
-            before = alternatives.prefixes[item]
-            at, before = at[choice[before]], before[choice[before]]
-            prefixes.append(before)
-        positions.append(at)
-        events.append(np.full(len(at), -1 if first_event is None else first_event + nth))
-    return Example(
-        document.token_ids,
-        np.concatenate(positions),
-        np.concatenate(prefixes).astype(np.int64),
-        len(document.items) - first_target,
-        np.concatenate(events),
-    )
+    starts = document.starts[first_target:]
+    lengths = document.stops[first_target:] - starts
+    # Each token of an identifier is predicted at the one before it.
+    positions = np.repeat(starts - 1 - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+    nth = np.repeat(np.arange(len(lengths)), lengths)
+    events = np.full(len(positions), -1) if first_event is None else first_event + nth
+    prefixes = np.empty(0, np.int64)
+    if alternatives is not None:
+        of_items = [alternatives.prefixes[item] for item in document.items[first_target:].tolist()]
+        prefixes = np.concatenate([prefixes, *of_items])
+        choice = alternatives.has_choice[prefixes]
+        positions, prefixes, events = positions[choice], prefixes[choice], events[choice]
+    return Example(document.token_ids, positions, prefixes, len(lengths), events)

@@ -10,7 +10,7 @@ Shapes: T tokens of a document, L events.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,7 +89,9 @@ class Verbalizer:
         self._times = TimeWords(time, resolution, min_gap, timezone, hemisphere)
         self._attributes = {name: attributes[name] for name in template.fields() - {"time"}}
         self._tokenizer = tokenizer
-        self._cache: dict[str, NDArray[np.int64]] = {}
+        # Bounded, to some 100 MB: where dates are told, nearly every event is written but once.
+        self._encode = lru_cache(maxsize=2**16)(self._tokenized)
+        self._event = lru_cache(maxsize=2**18)(self._write_event)
         # Llama's tokenizer starts every text with a BOS token and the model expects it; GPT-2's and SmolLM2's
         # do not. Tokenising an empty text tells which kind this one is.
         bos = list(tokenizer("", add_special_tokens=True)["input_ids"])
@@ -118,20 +120,13 @@ class Verbalizer:
         return document
 
     def _written(self, history: History, now: int | None = None) -> Document:
-        pieces, starts, stops = [self._head], [], []
-        position = len(self._head)
-        for item, when in zip(history.items.tolist(), self._times(history.timestamps, now), strict=True):
-            before, identifier, after = self._event(item, when)
-            starts.append(position + len(before))
-            stops.append(position + len(before) + len(identifier))
-            pieces += [before, identifier, after]
-            position = stops[-1] + len(after)
-        return Document(
-            np.concatenate(pieces),
-            history.items,
-            np.asarray(starts, dtype=np.int64),
-            np.asarray(stops, dtype=np.int64),
-        )
+        words = self._times(history.timestamps, now)
+        events = [self._event(item, when) for item, when in zip(history.items.tolist(), words, strict=True)]
+        pieces = [self._head, *(tokens for tokens, _, _ in events)]
+        begins = np.cumsum(list(map(len, pieces)))[:-1]  # of each event
+        starts = begins + np.array([before for _, before, _ in events], dtype=np.int64)
+        lengths = np.array([identifier for _, _, identifier in events], dtype=np.int64)
+        return Document(np.concatenate(pieces), history.items, starts, starts + lengths)
 
     def prompt(self, history: History) -> NDArray[np.int64]:
         """Return the token ids after which the next item's identifier is to be generated.
@@ -200,17 +195,14 @@ class Verbalizer:
         decode = self._tokenizer.decode
         return [str(decode(list(map(int, s)), clean_up_tokenization_spaces=False)) for s in sequences]
 
-    def _event(self, item: int, when: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _write_event(self, item: int, when: str) -> tuple[NDArray[np.int64], int, int]:
+        """Return the tokens of an event, how many stand before its identifier, and how many the identifier has."""
         values = {name: column[item] for name, column in self._attributes.items()} | {"time": when}
-        before = render(self.template.before, {"time": when}) if self.template.before else ""
-        return (
-            self._encode(before),
-            self._identifiers[item],
-            self._encode(render(self.template.after, values)),
-        )
+        before = self._encode(render(self.template.before, {"time": when}) if self.template.before else "")
+        identifier = self._identifiers[item]
+        pieces = [before, identifier, self._encode(render(self.template.after, values))]
+        return np.concatenate(pieces), len(before), len(identifier)
 
-    def _encode(self, text: str) -> NDArray[np.int64]:
-        if text not in self._cache:
-            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-            self._cache[text] = np.asarray(ids, dtype=np.int64)
-        return self._cache[text]
+    def _tokenized(self, text: str) -> NDArray[np.int64]:
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return np.asarray(ids, dtype=np.int64)
