@@ -70,16 +70,18 @@ def pooled(paths: Sequence[Path], systems: Sequence[str] = ()) -> list[Evaluatio
     seen: set[tuple[str, str]] = set()  # (name, ranks)
     found: list[Evaluation] = []
     trainings = [it for path in paths for it in json.loads(path.read_text(encoding="utf-8"))["trainings"]]
-    known = sorted({it["system"] for it in trainings})
+    for it in trainings:
+        system, settings = it["system"], it["settings"]
+        if (system, settings) not in names:
+            labels = (system, f"{system} ({it['run']})", f"{system} ({settings})")
+            names[system, settings] = next(label for label in labels if label not in names.values())
+    known = sorted({name for (system, _), label in names.items() for name in (system, label)})
     if unknown := [f"{name!r}{nearest(name, known)}" for name in systems if name not in known]:
         raise ConfigError(f"No file has {', '.join(unknown)}. Expected some of {', '.join(known)}.")
     for it in trainings:
-        if systems and it["system"] not in systems:
+        name = names[it["system"], it["settings"]]
+        if systems and it["system"] not in systems and name not in systems:
             continue
-        alone = all(system != it["system"] for system, _ in names)
-        name = names.setdefault(
-            (it["system"], it["settings"]), it["system"] if alone else f"{it['system']} ({it['run']})"
-        )
         if (name, key := digest(it["ranks"])) in seen:
             continue
         seen.add((name, key))

@@ -75,17 +75,26 @@ def test_every_order_of_a_tie_comes_up():
 
 
 def test_a_teacher_is_asked_about_the_event_that_is_shown(tiny_lm, catalog):
-    """Where ties are shuffled, the event of each prediction is still that of the item that is predicted."""
+    """Where ties are shuffled, the event of each prediction is still that of the item that is predicted, or none where it is a user's first."""
     case = Case(tiny_lm, catalog, Finetune(shuffle_ties=True, lora_rank=2), scheme="title")
     tied = replace(case.histories, timestamps=np.arange(len(case.histories.items)) // 4)
     warm = np.ones(len(catalog), dtype=bool)
     training = Training(
         case.base(), case.verbalizer, case.trie, case.settings, None, None, None, warm, seed=0
     )
+    firsts, untold = tied.indptr[:-1].tolist(), 0
     for epoch in range(3):
         for example in training.examples(tied, epoch):
             for position, event in zip(example.positions, example.events, strict=True):
-                assert example.token_ids[position + 1] in case.identifiers.token_ids[tied.items[event]]
+                # No teacher is asked about a first event, which another of its tie may stand before now.
+                assert event not in firsts
+                token = example.token_ids[position + 1]
+                assert any(
+                    token in case.identifiers.token_ids[tied.items[e]]
+                    for e in (firsts if event < 0 else [event])
+                )
+                untold += event < 0
+    assert untold
     first, again, later = (
         [e.token_ids.tolist() for e in training.examples(tied, epoch)] for epoch in (1, 1, 2)
     )

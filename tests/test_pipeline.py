@@ -272,6 +272,9 @@ def test_lists_made_elsewhere_are_compared_and_never_overwritten(config, tmp_pat
     assert "theirs" in report
     assert "made elsewhere" in report
     assert (tmp_path / "run" / "evaluation" / "theirs.parquet").is_file()
+    (folder / "theirs.parquet").unlink()
+    llmrec("evaluate", path, capsys=capsys)
+    assert not (tmp_path / "run" / "evaluation" / "theirs.parquet").is_file()
     theirs.write_parquet(folder / "itemknn.parquet")
     assert pq.read_schema(folder / "itemknn.parquet").metadata is None or b"llmrec" not in (
         pq.read_schema(folder / "itemknn.parquet").metadata

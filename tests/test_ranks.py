@@ -77,8 +77,14 @@ def test_neither_users_nor_items_are_named(tmp_path: Path) -> None:
 def test_other_settings_are_another_system(tmp_path: Path) -> None:
     path = kept(tmp_path, "t", {"small": [training("a", 0)], "large": [training("a", 1, size=2)]})
     assert [e.system for e in pooled([path])] == ["a", "a (large)"]
-    with pytest.raises(ConfigError, match=r"No file has 'aa' \(did you mean 'a'\?\)\. Expected some of a\."):
+    with pytest.raises(
+        ConfigError, match=r"No file has 'aa' \(did you mean 'a'\?\)\. Expected some of a, a \(large\)\."
+    ):
         pooled([path], ["aa", "a"])
+    assert [e.system for e in pooled([path], ["a (large)"])] == ["a (large)"]
+    # The run's name may be that of another day.
+    again = kept(tmp_path, "again", {"large": [training("a", 2, size=3)]})
+    assert len({e.system for e in pooled([path, again])}) == 3
 
 
 def test_ranks_of_another_split_are_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ class Knows(ScoringRecommender):
 
 
 def answer(history):
-    """Return the target of a history, a new item."""
+    """Return the target of a history, a new item where there is one."""
     item = int(history.items[-1])
-    while item in history.items:
+    while item in history.items and len(history) < N_ITEMS:
         item = (item + 7) % N_ITEMS
     return item
 
@@ -144,6 +144,16 @@ def test_other_items_rank_behind_the_candidates_as_the_plain_fusion_has_them():
         assert recs.items[u, len(best) :].tolist() == others
 
 
+def test_whoever_has_seen_everything_gets_an_empty_list():
+    split = split_for(300)
+    parts = {"long": knows(skill=4.0, where="long", seed=1), "short": knows(skill=4.0, where="short", seed=2)}
+    rerank = Rerank(parts=parts, min_rows=20, candidates=10)
+    rerank.fit(split)
+    assert rerank.trees_ > 0
+    everything = History("all", np.arange(N_ITEMS, dtype=np.int32), np.arange(N_ITEMS) * 1000)
+    assert (rerank.recommend(Histories.from_list([everything]), 10).items == -1).all()
+
+
 def test_equal_seeds_give_equal_trees_and_given_weights_are_kept():
     split = split_for(300)
     parts = {"long": knows(skill=4.0, where="long", seed=1), "short": knows(skill=4.0, where="short", seed=2)}
@@ -236,6 +246,8 @@ def test_gains_of_candidates_are_those_of_a_sort(data):
 def test_wrong_settings_are_told_all_at_once():
     with pytest.raises(ConfigError, match=r"candidates=5 .*; leaves=1 .*; max_trees=7 .*; folds=1 "):
         Rerank(parts=["ease"], candidates=5, leaves=1, max_trees=7, folds=1)
+    with pytest.raises(ConfigError, match=r"candidates=6000 \(expected 10 to 5,000 for each of 2 parts\)"):
+        Rerank(parts=["ease", "itemknn"], candidates=6000)
 
 
 def test_without_lightgbm_the_error_names_the_extra(monkeypatch):

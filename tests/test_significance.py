@@ -153,6 +153,9 @@ def test_with_many_users_p_agrees_with_scipy() -> None:
 def test_p_is_never_zero_and_one_where_nothing_differs() -> None:
     assert sign_flip_p(np.ones(500), 0, resamples=999) == 1 / 1000
     assert sign_flip_p(np.zeros(500), 0) == 1.0
+    cancel = np.array([0.1, 0.2, -0.3] * 20)
+    assert cancel.sum() != 0  # in floating point, in which they do not cancel
+    assert sign_flip_p(cancel, 0) == 1.0
 
 
 def test_equal_input_gives_equal_output() -> None:

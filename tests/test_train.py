@@ -21,6 +21,7 @@ from llmrec.finetune.batches import collate
 from llmrec.finetune.checkpoints import last_checkpoint
 from llmrec.finetune.lora import add_lora
 from llmrec.finetune.new_tokens import mean_of_items, title_rows
+from llmrec.finetune.plan import Plan
 from llmrec.finetune.train import finetune
 from llmrec.models import load_model
 from llmrec.new_rows import make_room
@@ -115,6 +116,21 @@ def test_every_epoch_reads_every_target_and_the_log_counts_them(tiny_lm, catalog
     assert seen[-1].epoch == 2.0
     assert seen[-1].steps == len(outcome.log)
     assert all(s.padded_tokens >= s.tokens > s.targets > 0 for s in seen)
+
+
+def test_no_epoch_is_written_that_nobody_reads(tiny_lm, catalog):
+    case = Case(tiny_lm, catalog, settings(steps=None, epochs=2.0), scheme="token")
+    written = []
+
+    def examples(epoch):
+        written.append(epoch)
+        return case.examples(epoch)
+
+    plan = Plan(examples, case.settings, seed=0)
+    written.clear()
+    steps = [step for step, *_ in plan.follow(0)]
+    assert steps == list(range(1, plan.steps + 1))
+    assert max(written) == 1
 
 
 def test_best_weights_are_kept_and_training_stops(tiny_lm, catalog, tmp_path):

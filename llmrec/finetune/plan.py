@@ -66,7 +66,7 @@ class Plan:
             read, batches, lengths = self._first if epoch == 0 else self._epoch(epoch)
             for at, batch in enumerate(batches):
                 step += 1
-                if step > self.steps:
-                    return
                 if step > done:
                     yield step, epoch + (at + 1) / len(batches), batch, lengths, read
+                if step >= self.steps:  # before another epoch is written, which nobody reads
+                    return

@@ -149,9 +149,7 @@ def finetune(
         )  # fmt: skip
 
     objective.train()
-    for step, epoch, batch, lengths, read in plan.follow(done):
-        if stopping.over:
-            break
+    for step, epoch, batch, lengths, read in () if stopping.over else plan.follow(done):
         started = time.monotonic()
         # 1. This process' share of the step, as micro-batches.
         targets = sum(read[i].targets for i in batch)
@@ -208,6 +206,8 @@ def finetune(
             log[-1]["seconds"] += time.monotonic() - started
         if step % settings.save_steps == 0 and step < plan.steps:
             save(step)
+        if stopping.over:
+            break
     accelerator.wait_for_everyone()
     best_step = int(log[-1]["step"])
     if average is not None:

@@ -37,7 +37,13 @@ def identifiers_key(config: RunConfig) -> dict[str, Any]:
     """Return what decides the identifiers."""
     from llmrec.models import fingerprint
 
-    model = config.model.model_dump(mode="json", include={"name", "keep_layers"})
+    decides = {"name", "keep_layers"}
+    if config.identifiers.scheme not in ("title", "index", "token"):
+        decides |= {
+            "dtype",
+            "quantize",
+        }  # of the model that reads titles, where items are told apart by vectors of these
+    model = config.model.model_dump(mode="json", include=decides)
     dumped = config.model_dump(mode="json", include={"identifiers"})
     system = config.identifiers.collaborative_system
     vectors = {"vectors": recommend_key(config, system)} if config.collaborative_reasons else {}

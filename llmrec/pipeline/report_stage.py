@@ -54,9 +54,14 @@ def evaluate_stage(
 
 
 def write_evaluations(config: RunConfig, evaluations: Sequence[Evaluation]) -> None:
-    """Write evaluation/."""
+    """Write evaluation/, and remove what was evaluated there before and is not any more."""
+    folder = config.output / "evaluation"
     for evaluation in evaluations:
-        write_evaluation(config.output / "evaluation", evaluation)
+        write_evaluation(folder, evaluation)
+    written = {evaluation.system for evaluation in evaluations}
+    for path in folder.glob("*"):
+        if path.suffix in (".json", ".parquet") and path.stem not in written:
+            path.unlink()
 
 
 def compare_stage(

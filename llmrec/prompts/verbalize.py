@@ -10,8 +10,8 @@ Shapes: T tokens of a document, L events.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Document", "Verbalizer"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_MOST_KEPT = 2**17  # events, some 60 MB of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +94,8 @@ class Verbalizer:
         self._times = TimeWords(time, resolution, min_gap, timezone, hemisphere)
         self._attributes = {name: attributes[name] for name in template.fields() - {"time"}}
         self._tokenizer = tokenizer
-        # Bounded, to some 100 MB: where dates are told, nearly every event is written but once.
-        self._encode = lru_cache(maxsize=2**16)(self._tokenized)
-        self._event = lru_cache(maxsize=2**18)(self._write_event)
+        self._encoded: dict[str, NDArray[np.int64]] = {}
+        self._events: dict[tuple[int, str], tuple[NDArray[np.int64], int, int]] = {}
         # Llama's tokenizer starts every text with a BOS token and the model expects it; GPT-2's and SmolLM2's
         # do not. Tokenising an empty text tells which kind this one is.
         bos = list(tokenizer("", add_special_tokens=True)["input_ids"])
@@ -195,14 +199,26 @@ class Verbalizer:
         decode = self._tokenizer.decode
         return [str(decode(list(map(int, s)), clean_up_tokenization_spaces=False)) for s in sequences]
 
-    def _write_event(self, item: int, when: str) -> tuple[NDArray[np.int64], int, int]:
+    def _event(self, item: int, when: str) -> tuple[NDArray[np.int64], int, int]:
         """Return the tokens of an event, how many stand before its identifier, and how many the identifier has."""
+        if (found := self._events.get((item, when))) is not None:
+            return found
         values = {name: column[item] for name, column in self._attributes.items()} | {"time": when}
         before = self._encode(render(self.template.before, {"time": when}) if self.template.before else "")
         identifier = self._identifiers[item]
         pieces = [before, identifier, self._encode(render(self.template.after, values))]
-        return np.concatenate(pieces), len(before), len(identifier)
+        return _kept(self._events, (item, when), (np.concatenate(pieces), len(before), len(identifier)))
 
-    def _tokenized(self, text: str) -> NDArray[np.int64]:
+    def _encode(self, text: str) -> NDArray[np.int64]:
+        if (found := self._encoded.get(text)) is not None:
+            return found
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        return np.asarray(ids, dtype=np.int64)
+        return _kept(self._encoded, text, np.asarray(ids, dtype=np.int64))
+
+
+def _kept(cache: dict[K, V], key: K, value: V) -> V:
+    """Keep a value and return it. A full cache starts again: where dates are told, nearly every event is written but once."""
+    if len(cache) >= _MOST_KEPT:
+        cache.clear()
+    cache[key] = value
+    return value

@@ -139,8 +139,9 @@ class Training:
         found = training_examples(self.verbalizer, histories, windows, self.alternatives)
         if order is None:
             return found
-        # A teacher was asked in the order of the log.
-        return [replace(example, events=order[example.events]) for example in found]
+        # A teacher was asked in the order of the log, and about no event that is a user's first there.
+        asked = np.where(np.isin(order, histories.indptr[:-1]), -1, order)
+        return [replace(example, events=asked[example.events]) for example in found]
 
     def held_out_loss(self, users: Holdout) -> float:
         """Return the loss of some users' targets, in nats, summed over them; of no users it is 0."""

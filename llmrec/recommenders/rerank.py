@@ -31,6 +31,7 @@ __all__ = ["Rerank"]
 
 _STEP = 5  # trees between two looks at the validation users
 _FEWEST = 10  # candidates: the lists that are optimised have ten items
+_MOST = 10_000  # of a user in all: LightGBM ranks no more at once
 
 
 class Rerank(Hybrid):
@@ -53,7 +54,7 @@ class Rerank(Hybrid):
     parts, fusion, weights, steps, cold
         See :class:`~llmrec.recommenders.hybrid.Hybrid`.
     candidates
-        Items per part, at least 10. More find more targets and make more rows of what can only be noise.
+        Items per part, at least 10, and of all parts 10,000 at most. More find more targets and make more rows of what can only be noise.
     learning_rate
         Share of a tree's correction that is made.
     leaves
@@ -111,8 +112,13 @@ class Rerank(Hybrid):
         language_model: LanguageModel | None = None,
         name: str = "rerank",
     ) -> None:
+        most = _MOST // max(len(parts), 1)
         expected = {
-            "candidates": (candidates, candidates >= _FEWEST, f"at least {_FEWEST}"),
+            "candidates": (
+                candidates,
+                _FEWEST <= candidates <= most,
+                f"{_FEWEST} to {most:,} for each of {len(parts)} parts",
+            ),
             "learning_rate": (learning_rate, 0 < learning_rate <= 1, "above 0, at most 1"),
             "leaves": (leaves, leaves >= 2, "at least 2"),
             "min_rows": (min_rows, min_rows >= 1, "at least 1"),
@@ -260,6 +266,8 @@ class Rerank(Hybrid):
             return self.fuse(self.mix_, scores, histories)
         fused = self._fused(self.mix_, scores, histories)
         user, item = self._candidates(scores, histories)
+        if not len(user):  # these users have seen everything
+            return fused
         found = fused.copy()
         found[user, item] = np.inf
         behind = np.where(np.isinf(found), -np.inf, found).max(axis=1)  # [U] the best of the others

@@ -119,7 +119,7 @@ class CandidateFeatures:
         moments = np.full(len(histories), self._times.end, dtype=np.int64)
         moments[histories.lengths > 0] = histories.newest_timestamps
         place = np.arange(len(users)) - np.searchsorted(users, users)
-        table = np.full((len(histories), int(place.max(initial=-1)) + 1), -1, dtype=np.int64)
+        table = np.full((len(histories), int(place.max(initial=0)) + 1), -1, dtype=np.int64)
         table[users, place] = items
         names, features = candidate_time_features(
             self._split, histories, moments, table, item_times=self._times
