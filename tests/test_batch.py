@@ -87,6 +87,24 @@ def test_a_killed_job_goes_on_and_ends_the_same(trained, log, tmp_path, capsys, 
     assert len(made) == 4 - dies_in  # nor when all is there
 
 
+def test_another_jobs_parts_are_no_part_of_this_one(trained, log, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    job = ("recommend", trained, "--histories", log, "--shard-users", 7, "-k", 3, "--output", out)
+    llmrec(*job, capsys=capsys)
+    text = log.read_text()
+    log.write_text("\n".join(line for line in text.splitlines() if not line.startswith("u2")) + "\n")
+    said = llmrec(*job, code=2, capsys=capsys).err
+    assert "part-00003.parquet" in said
+    assert "--output" in said
+    log.write_text(text)
+    # What says that a job is complete is not there while it is made anew.
+    (out / "part-00000.parquet").unlink()
+    monkeypatch.setattr(Worker, "make", lambda self, *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    llmrec(*job, code=130, capsys=capsys)
+    assert not (out / "summary.json").exists()
+    assert not (out / "rejects.jsonl").exists()
+
+
 def test_kill_9_loses_at_most_a_shard(trained, log, tmp_path, capsys):
     job = ["recommend", trained, "--histories", log, "--shard-users", 2, "-k", 3, "--output"]
     llmrec(*job, tmp_path / "whole", capsys=capsys)

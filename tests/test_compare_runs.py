@@ -261,6 +261,24 @@ def test_language_models_of_two_seeds_are_one_system(config, tmp_path, capsys):
     assert "Does it use the order of events? (" not in report
 
 
+def test_adapters_that_were_trained_elsewhere_are_no_trainings_of_one_system(config, tmp_path, capsys):
+    runs = []
+    for seed in (0, 1):
+        runs.append(tmp_path / f"seed{seed}")
+        evaluation = {"users": 10, "users_seed": 7, "k": 5, "cutoffs": [5], "baseline": "popularity"}
+        path = config(
+            systems={"llm": {}, "popularity": {}}, evaluation=evaluation, seed=seed, output=str(runs[-1])
+        )
+        for stage in ("prepare", "finetune"):
+            llmrec(stage, path, capsys=capsys)
+        (runs[-1] / "adapter" / "llmrec.json").unlink()  # what is left is what PEFT writes
+        llmrec("run", path, capsys=capsys)
+    side_by_side(*runs, output=tmp_path / "out", capsys=capsys)
+    systems = compared(tmp_path / "out")["systems"]
+    assert {"llm (seed0)", "llm (seed1)"} <= set(systems)
+    assert "llm" not in systems
+
+
 def test_lists_need_be_no_longer_than_what_is_asked_of_them(classic, tmp_path, capsys):
     run, output = classic("run"), tmp_path / "out"
     lists = pl.read_parquet(run / "recommendations" / "sasrec.parquet").filter(pl.col("rank") <= 2)

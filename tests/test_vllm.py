@@ -406,6 +406,12 @@ def test_a_trie_of_another_catalogue_is_refused_before_an_engine_starts(model_fo
         start_engine(model_folder, tmp_path / "t.safetensors", {"catalogue": "other"}, k=1, width=1)
 
 
+def test_an_argument_that_the_engine_does_not_have_is_named(model_folder, trie, tmp_path):
+    trie.save(tmp_path / "t.safetensors", MADE_FOR)
+    with pytest.raises(ConfigError, match=r"max_modellen \(did you mean 'max_model_len'\?\)"):
+        start_engine(model_folder, tmp_path / "t.safetensors", MADE_FOR, k=1, width=1, max_modellen=128)
+
+
 def test_an_engine_that_cannot_start_says_what_to_lower(model_folder, trie, tmp_path):
     trie.save(tmp_path / "t.safetensors", MADE_FOR)
     with pytest.raises(ConfigError, match="lower max_model_len"):

@@ -5,6 +5,7 @@ The only module, with those of the processors and of the search, that imports vl
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrec.decoding.trie import CompiledTrie
-from llmrec.errors import ConfigError, LlmrecError
+from llmrec.errors import ConfigError, LlmrecError, nearest
 
 __all__ = [
     "children_asked",
@@ -72,6 +73,11 @@ def start_engine(
             f"The vLLM backend needs the package vllm, which cannot be imported: {error}. Expected it to be installed: pip "
             "install 'llmrec[gpu]' on a machine with a GPU; docs/vllm.md says how on a CPU."
         ) from error
+    known = [field.name for field in dataclasses.fields(EngineArgs)]
+    if unknown := [f"{name}{nearest(name, known)}" for name in options if name not in known]:
+        raise ConfigError(
+            f"decoding.vllm has {', '.join(unknown)}, which this version of vLLM does not know. Expected arguments of its engine."
+        )
     from vllm.platforms import current_platform
 
     from llmrec.decoding.vllm_processors import TRIE_KEY

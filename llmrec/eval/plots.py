@@ -80,7 +80,7 @@ def dot_plot(title: str, dots: Sequence[Dot]) -> Markup:
             )
         svg.append(f'<circle class="dot {d.kind}" cx="{scale(d.mean)}" cy="{y}" r="5"/>')
     svg.append("</svg>")
-    names = "".join(f'<li class="{d.kind}">{escape(d.label)}</li>' for d in dots)
+    names = "".join(f'<li class="{d.kind}" title="{escape(d.label)}">{escape(d.label)}</li>' for d in dots)
     values = "".join(f'<li class="{d.kind}">{number(d.mean)}</li>' for d in dots)
     spoken = ", ".join(f"{d.label} {number(d.mean)}" for d in dots)
     return Markup(

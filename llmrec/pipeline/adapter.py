@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from llmrec.pipeline.artefacts import check_key, read_json
 from llmrec.pipeline.parts import LanguageParts, load_language_model, model_shape
 from llmrec.progress import say
 
-__all__ = ["adapter_digest", "adapter_meta", "check_fits", "merged_model", "WEIGHTS"]
+__all__ = ["adapter_digest", "adapter_meta", "check_adapter", "check_fits", "merged_model", "WEIGHTS"]
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -36,6 +37,18 @@ def adapter_meta(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
 def adapter_digest(folder: Path) -> str | None:
     """Return what tells an adapter's weights from others, ``None`` where there are none."""
     return cache.sha256(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
+
+
+def check_adapter(lists: Path, meta: Mapping[str, Any], config: RunConfig) -> None:
+    """Refuse lists that were made with another adapter than the one that is there; settings that agree do not say which it was.
+
+    Raises
+    ------
+    ArtefactError
+        It is another one.
+    """
+    if "adapter" in meta and (adapter := adapter_digest(config.output / "adapter")) is not None:
+        check_key(lists, {"adapter": meta["adapter"]}, {"adapter": adapter})
 
 
 def check_fits(config: RunConfig) -> None:

@@ -70,8 +70,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def remove_unfinished(run: Path) -> None:
-    """Remove what killed processes left half-written."""
-    for left in [*run.glob(".*.tmp"), *run.glob("*/.*.tmp")]:
+    """Remove what killed processes left half-written, but in folders that have a lock of their own."""
+    inside = (path for path in run.glob("*/.*.tmp") if not (path.parent / ".lock").exists())
+    for left in [*run.glob(".*.tmp"), *inside]:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 

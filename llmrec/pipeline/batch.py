@@ -105,6 +105,9 @@ def recommend_file(
         pace, began = _Pace(), time.monotonic()
         noted = {shard.path: there for shard in shards if (there := shard.noted()) is not None}
         missing = [shard for shard in shards if shard.path not in noted]
+        if missing:  # what says that a job is complete was of another one
+            for name in ("summary.json", "rejects.jsonl"):
+                (output / name).unlink(missing_ok=True)
         with bar("Users", pace.words) as progress:
             done = sum(len(shard.histories) for shard in shards if shard.path in noted)
             progress(done, len(histories))

@@ -39,8 +39,8 @@ def export(config_path: Path, overrides: Sequence[str], output: Path) -> None:
     split, catalog = prepare(config)
     identifiers = run_identifiers(config, split, catalog)
     parts = language_parts(config, split, catalog, identifiers)
-    names = config.llm_systems
-    measured = config.output / "evaluation" / f"{names[0]}.json" if names else None
+    name = config.served_system
+    measured = None if name is None else config.output / "evaluation" / f"{name}.json"
     evaluated = read_json(measured) if measured is not None and measured.is_file() else {}
     # Those of an adapter that was there before say nothing of this one.
     ours = evaluated.get("meta", {}).get("adapter") == adapter_digest(config.output / "adapter")

@@ -80,6 +80,8 @@ def entries_of(runs: Sequence[Run], made_elsewhere: Sequence[tuple[str | None, P
     def entry(run: Run, origin: str, folder: str, lists: SystemLists) -> Entry:
         # Of lists made elsewhere nothing is known but where they are.
         settings = own_settings(lists.meta["key"]) if "key" in lists.meta else {"folder": folder}
+        if lists.meta.get("trained_elsewhere"):  # by settings that nobody knows
+            settings["adapter"] = lists.meta["adapter"]
         return Entry(run, origin, lists, settings, lists.system)
 
     found = [

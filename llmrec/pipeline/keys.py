@@ -10,6 +10,7 @@ from llmrec.config import LLM, RunConfig
 from llmrec.pipeline.adapter import adapter_digest
 from llmrec.pipeline.parts import data_digests
 from llmrec.progress import say_once
+from llmrec.prompts.template import load_template
 from llmrec.recommenders.registry import build_recommender
 from llmrec.settings import Decoding
 
@@ -22,6 +23,7 @@ __all__ = [
     "prepare_key",
     "recommend_key",
     "soft_targets_key",
+    "source_key",
     "user_scores_key",
     "weights_key",
 ]
@@ -46,7 +48,7 @@ def identifiers_key(config: RunConfig) -> dict[str, Any]:
     model = config.model.model_dump(mode="json", include=decides)
     dumped = config.model_dump(mode="json", include={"identifiers"})
     system = config.identifiers.collaborative_system
-    vectors = {"vectors": recommend_key(config, system)} if config.collaborative_reasons else {}
+    vectors = {"vectors": source_key(config, system)} if config.collaborative_reasons else {}
     return {
         **prepare_key(config),
         **dumped,
@@ -74,25 +76,32 @@ def finetune_key(config: RunConfig) -> dict[str, Any]:
     if config.teacher is None:
         del dumped["finetune"]["distillation"]
     else:
-        others["teacher"] = recommend_key(config, config.teacher)
+        others["teacher"] = source_key(config, config.teacher)
     if config.finetune.selection.share == 1:
         del dumped["finetune"]["selection"]
     elif config.surrogate is not None:
-        others["surrogate"] = recommend_key(config, config.surrogate)
-    template = config.prompt.template
-    text = Path(template).read_text(encoding="utf-8") if Path(template).is_file() else template
+        others["surrogate"] = source_key(config, config.surrogate)
+    dumped["prompt"]["timezone"] = config.prompt_timezone
+    # Whoever edits a template that comes along has another prompt under its name.
+    template = load_template(config.prompt.template)
+    text = [template.preamble, template.before, template.after]
     return {**identifiers_key(config), **dumped, **others, "template_text": text}
+
+
+def source_key(config: RunConfig, name: str) -> dict[str, Any]:
+    """Return what decides what is learned from a system: not whom the test asks, nor for how many items."""
+    return {name: value for name, value in recommend_key(config, name).items() if name != "evaluation"}
 
 
 def soft_targets_key(config: RunConfig, teacher: str) -> dict[str, Any]:
     """Return what decides what a teacher expects at the training events."""
     top_items = config.finetune.distillation.top_items
-    return {**recommend_key(config, teacher), "top_items": top_items}
+    return {**source_key(config, teacher), "top_items": top_items}
 
 
 def user_scores_key(config: RunConfig, surrogate: str) -> dict[str, Any]:
     """Return what decides how a surrogate scores the training users."""
-    return {**recommend_key(config, surrogate), "by": config.finetune.selection.by}
+    return {**source_key(config, surrogate), "by": config.finetune.selection.by}
 
 
 def weights_key(config: RunConfig) -> dict[str, Any]:

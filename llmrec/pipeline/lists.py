@@ -15,6 +15,7 @@ from llmrec.data.recommendations import Recommendations, read_meta, read_recomme
 from llmrec.data.split import Split
 from llmrec.errors import ArtefactError
 from llmrec.eval.evaluate import Cost, Evaluation, evaluate, train_counts
+from llmrec.pipeline.adapter import check_adapter
 from llmrec.pipeline.artefacts import check_key
 from llmrec.pipeline.keys import recommend_key
 from llmrec.progress import say
@@ -86,6 +87,7 @@ def read_lists(config: RunConfig, catalog: Catalog, *, check_keys: bool = True) 
             # A training that the config no longer asks for is one of the same system all the same.
             _, seed = expected.get(stem, (lists.system, lists.seed))
             check_key(path, lists.meta.get("key", {}), recommend_key(config, lists.system, seed))
+            check_adapter(path, lists.meta, config)
         read.append(lists)
     return read
 

@@ -87,7 +87,8 @@ def model_card(
     lines += ["", "## Measured", ""]
     if measured:
         lines += ["On the test targets, the whole catalogue ranked:", "", "| metric | value |", "|---|---|"]
-        lines += [f"| {name} | {value:.4f} |" for name, value in measured.items()]
+        # A list of one item, for instance, has no diversity.
+        lines += [f"| {name} | {value:.4f} |" for name, value in measured.items() if value is not None]
     else:
         lines.append(
             "Nothing yet on the test targets; `llmrec run` measures, `llmrec export` writes the figures here."

@@ -20,7 +20,7 @@ from llmrec.errors import ArtefactError
 from llmrec.eval.evaluate import Cost
 from llmrec.finetune.soft_targets import SoftTargets
 from llmrec.identifiers.base import ItemIdentifiers
-from llmrec.pipeline.adapter import adapter_digest, adapter_meta
+from llmrec.pipeline.adapter import adapter_digest, adapter_meta, check_adapter
 from llmrec.pipeline.artefacts import check_key
 from llmrec.pipeline.decoder import language_model_part, open_decoder
 from llmrec.pipeline.identifiers_stage import identifiers_stage
@@ -116,8 +116,7 @@ def _recommend_one(
                 f"the other: rename the file, or take {name!r} out of systems."
             )
         check_key(path, meta.get("key", {}), key)
-        if "adapter" in meta and (adapter := adapter_digest(config.output / "adapter")) is not None:
-            check_key(path, {"adapter": meta["adapter"]}, {"adapter": adapter})
+        check_adapter(path, meta, config)
         if not again:
             return
     if name in config.llm_systems:
@@ -160,6 +159,7 @@ def _recommend_llm(
     meta: dict[str, Any] = {
         "cost": asdict(cost),
         "adapter": adapter_digest(config.output / "adapter"),
+        "trained_elsewhere": not trained,
         "seed": config.seed,
     }
     if config.decoding.search == "free":
@@ -235,7 +235,10 @@ def _recommend_other(
         "seed": seed if takes_seed(system, name) else None,
     }
     if has_llm:
-        meta["adapter"] = adapter_digest(config.output / "adapter")
+        meta |= {
+            "adapter": adapter_digest(config.output / "adapter"),
+            "trained_elsewhere": not trained,
+        }
     if chosen := getattr(recommender, "chosen_", None):
         meta["chosen"] = chosen
     if meta["epochs"]:

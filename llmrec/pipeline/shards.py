@@ -62,10 +62,21 @@ class Shard:
 def shards_of(
     folder: Path, key: dict[str, Any], histories: Histories, unknown: dict[str, str], size: int
 ) -> list[Shard]:
-    """Return a job's shards of ``size`` users each: ``part-00000.parquet`` and so on."""
+    """Return a job's shards of ``size`` users each: ``part-00000.parquet`` and so on.
+
+    Raises
+    ------
+    ArtefactError
+        The folder has parts of another job behind these, which would be read as part of this one.
+    """
     shards = []
     for part, start in enumerate(range(0, len(histories), size)):
         users = histories[start : start + size]
         lost = {user: unknown[user] for user in users.user_ids if user in unknown}
         shards.append(Shard(folder / f"part-{part:05}.parquet", key, users, lost))
+    if others := sorted(set(folder.glob("part-*.parquet")) - {shard.path for shard in shards}):
+        raise ArtefactError(
+            f"{str(folder)!r} has {others[0].name}, and this job of {len(histories):,} users has parts up to {len(shards) - 1}. "
+            "Expected a folder of this job alone: give these lists one of their own with --output, or remove what is in it."
+        )
     return shards

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from llmrec.config import RunConfig
 from llmrec.data.split import Split
-from llmrec.pipeline.keys import recommend_key, soft_targets_key, user_scores_key
+from llmrec.pipeline.keys import soft_targets_key, source_key, user_scores_key
 from llmrec.pipeline.tensor_files import read_tensors, write_tensors
 from llmrec.progress import bar, clock, say
 from llmrec.recommenders.selection import influence, uncertainty
@@ -56,7 +56,7 @@ def products(config: RunConfig) -> dict[str, Product]:
     if config.collaborative_reasons:
         name = config.identifiers.collaborative_system
         path = Path("vectors") / f"{name}.safetensors"
-        found["vectors"] = Product(name, path, recommend_key(config, name), _vectors)
+        found["vectors"] = Product(name, path, source_key(config, name), _vectors)
     if (teacher := config.teacher) is not None:
         path = Path("teacher") / f"{teacher}.safetensors"
         found["soft targets"] = Product(

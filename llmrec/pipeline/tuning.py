@@ -20,7 +20,7 @@ from llmrec.eval.metrics import parse_metric
 from llmrec.eval.words import label, metric_label, number
 from llmrec.pipeline.artefacts import flatten, locked, write_text
 from llmrec.pipeline.checks import recipe_problems
-from llmrec.pipeline.keys import recommend_key
+from llmrec.pipeline.keys import source_key
 from llmrec.pipeline.prepare_stage import prepare
 from llmrec.pipeline.tuning_spaces import Choices, Space, read_spaces, with_options
 from llmrec.pipeline.tuning_study import Measure, OnEpoch, Study, Trial
@@ -113,8 +113,6 @@ def tuning_problems(config: RunConfig) -> list[str]:
 def _study(config: RunConfig, name: str, space: Space, current: dict[str, Any]) -> Study:
     """Return the study of a system, with what an earlier process has done of it."""
     tuning = config.tuning
-    key = recommend_key(config, name)
-    del key["evaluation"]  # whom the test asks, and for how many items
     written = {
         option: list(s.values) if isinstance(s, Choices) else vars(s) | {"whole": s.whole}
         for option, s in space.items()
@@ -122,7 +120,7 @@ def _study(config: RunConfig, name: str, space: Space, current: dict[str, Any]) 
     return Study(
         config.output / "tuning" / f"{name}.json",
         {
-            **key,
+            **source_key(config, name),
             "spaces": written,
             "tuning": tuning.model_dump(mode="json", include={"sampler", "metric", "prune"})
             | ({"users": tuning.users} if name in config.llm_systems else {}),
