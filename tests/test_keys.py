@@ -48,6 +48,21 @@ def test_what_decides_the_prompts_and_nothing_else_decides_the_adapter(config, t
     assert own_settings(finetune_key(elsewhere)) != own_settings(key)
 
 
+def test_trainings_that_start_from_trainings_of_one_system_are_of_one_system(config, tmp_path, capsys):
+    found = []
+    for seed in (0, 1, 2):
+        source = config(seed=seed, output=str(tmp_path / f"source{seed}"))
+        for stage in ("prepare", "finetune"):
+            llmrec(stage, source, capsys=capsys)
+        adapter = tmp_path / f"source{seed}" / "adapter"
+        if seed == 2:
+            (adapter / "llmrec.json").unlink()  # nobody knows how it was trained
+        path = config(seed=seed, finetune={"steps": 4, "batch_tokens": 400, "start_from": str(adapter)})
+        found.append(finetune_key(load_config(path, [])))
+    assert found[0] != found[1]
+    assert own_settings(found[0]) == own_settings(found[1]) != own_settings(found[2])
+
+
 def test_work_in_a_folder_with_a_lock_of_its_own_is_left_alone(tmp_path):
     with locked(tmp_path / "run" / "tuned"), whole_folder(tmp_path / "run" / "tuned" / "split") as work:
         (work / "half").touch()

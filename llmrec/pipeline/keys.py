@@ -8,6 +8,7 @@ from typing import Any
 
 from llmrec.config import LLM, RunConfig
 from llmrec.pipeline.adapter import adapter_digest
+from llmrec.pipeline.artefacts import read_json
 from llmrec.pipeline.parts import data_digests
 from llmrec.progress import say_once
 from llmrec.prompts.template import load_template
@@ -69,10 +70,12 @@ def finetune_key(config: RunConfig) -> dict[str, Any]:
     for name in ("device", "attention", "trust_remote_code"):
         del dumped["model"][name]
     started = dumped["finetune"].pop("start_from")
+    others = {}
     if started is not None:
         # Its weights decide, and not where they lie.
         dumped["finetune"]["start_from"] = adapter_digest(Path(started))
-    others = {}
+        if (made := Path(started) / "llmrec.json").is_file():
+            others["started_from"] = own_settings(read_json(made)["key"])
     if config.teacher is None:
         del dumped["finetune"]["distillation"]
     else:
@@ -145,11 +148,14 @@ def own_settings(key: Mapping[str, Any]) -> dict[str, Any]:
     Lists of two runs whose keys agree in it are of one system, trained twice.
     """
     elsewhere = ("data", "files", "split", "seed", "training_seed", "evaluation")
-    return {
+    found = {
         name: own_settings(value) if name in ("vectors", "teacher", "surrogate", "language_model") else value
         for name, value in key.items()
         if name not in elsewhere
     }
+    if "started_from" in key:  # by what settings the weights were made tells more than which they are
+        found["finetune"] = {**key["finetune"], "start_from": None}
+    return found
 
 
 def decoding_key(decoding: Decoding) -> dict[str, Any]:
