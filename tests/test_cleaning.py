@@ -21,6 +21,7 @@ from llmrec.data.cleaning.titles import without_entities, without_markup
 from llmrec.data.load import load_catalog, load_data, read_histories
 from llmrec.errors import ConfigError, DataError
 from llmrec.settings import Cleaning, Data
+from llmrec.settings.data import SourceSettings
 
 DAY = 86_400
 
@@ -500,6 +501,25 @@ def test_histories_are_cleaned_as_the_training_was(tmp_path):
     assert unknown == {}
     trained = [i for _, i, _ in events(loaded)]
     assert [loaded.catalog.item_ids[i] for i in found.items] == trained == ["a", "c", "d"] * 2
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_histories_have_no_events_that_the_training_rated_too_low_to_have(tmp_path, named):
+    """Whether the data set has a name or is in tables: what min_rating leaves out of the one log it leaves out of the other."""
+    rows = [row("u", i, 1, rating=stars) for i, stars in [("a", "5"), ("b", "1"), ("c", "4"), ("d", "3")]]
+    loaded, _ = load(tmp_path, rows)
+    log = str(tmp_path / "log.parquet")
+    tables = {"interactions": log, "items": str(tmp_path / "items.parquet"), "columns": {"rating": "rating"}}
+    source = {"dataset": "ml-100k"} if named else tables
+    data = Data.model_validate({**source, "cleaning": {"min_rating": 4}})
+    settings = SourceSettings.model_validate(log)
+    found, *_ = read_histories(settings, data, loaded.catalog, ties="source", seed=0)
+    assert [loaded.catalog.item_ids[i] for i in found.items] == ["a", "c"]
+    pl.read_parquet(log).drop("rating").write_parquet(log)
+    with pytest.raises(DataError, match="no column 'rating'"):
+        read_histories(settings, data, loaded.catalog, ties="source", seed=0)
+    data = Data.model_validate({"dataset": "ml-100k"})  # without min_rating nobody needs the ratings
+    assert len(read_histories(settings, data, loaded.catalog, ties="source", seed=0)[0].items) == 4
 
 
 def test_items_that_were_left_out_are_told_from_those_that_are_not_there(tmp_path):
