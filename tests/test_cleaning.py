@@ -128,11 +128,63 @@ def test_times_out_of_bounds(tmp_path):
             [1714003200, 1714003200, None, 1714061700],
         ),
         ("auto", ["20240425", "20240426"], [1714003200, 1714089600]),
+        ("auto", [20240425.0, None, 20240426.0], [1714003200, None, 1714089600]),
+        ("auto", ["20240425.0", "20240426.0"], [1714003200, 1714089600]),
+        ("%Y%m%d", [20240425.0, None], [1714003200, None]),
         ("%d/%m/%Y %H:%M", ["25/04/2024 16:15", "31/02/2024 00:00"], [1714061700, None]),
     ],
 )
 def test_timestamp_forms(form, texts, expected):
     assert TimestampParser(form).parse(pl.Series(texts)).to_list() == expected
+
+
+@pytest.mark.parametrize("seconds", ["%H:%M", "%H:%M:%S", "%H:%M:%S.%f"])
+@pytest.mark.parametrize("sign", ["T", " "])
+def test_iso_moments_are_those_that_python_reads_with_and_without_a_zone(seconds, sign):
+    day = datetime(2024, 1, 31, 10, 5)
+    for zone in ("", "Z", "+01", "+01:00", "-0530", "+05:45"):
+        text = day.strftime(f"%Y-%m-%d{sign}{seconds}") + zone
+        there = datetime.fromisoformat(text)
+        there = there if there.tzinfo else there.replace(tzinfo=ZoneInfo("Europe/Berlin"))
+        got = TimestampParser("auto", "Europe/Berlin").parse(pl.Series([text]))
+        assert got.to_list() == [there.timestamp()], text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "zone"),
+    [
+        # A time of day, however its hour is written, is one of the zone ...
+        *(
+            (f"%d/%m/%Y {pattern}", f"05/07/2024 {text}", "Europe/Berlin")
+            for pattern, text in [
+                ("%H:%M", "21:30"),
+                ("%-H:%M", "21:30"),
+                ("%_H:%M", "21:30"),
+                ("%k:%M", "21:30"),
+                ("%I:%M %p", "09:30 PM"),
+                ("%-I:%M %p", "9:30 PM"),
+                ("%l:%M %p", " 9:30 PM"),
+                ("%R", "21:30"),
+                ("%T", "21:30:00"),
+                ("%X", "21:30:00"),
+                ("%r", "09:30:00 PM"),
+            ]
+        ),
+        ("%c", "Fri Jul  5 21:30:00 2024", "Europe/Berlin"),
+        # ... unless it says its own, or counts, which is done in UTC.
+        ("%d/%m/%Y %k:%M %z", "05/07/2024 21:30 -0300", "Etc/GMT+3"),
+        ("%+", "2024-07-05T21:30:00-03:00", "Etc/GMT+3"),
+        ("%s", "1720215000", "UTC"),
+    ],
+)
+def test_times_of_every_pattern_are_local_unless_they_say_otherwise(pattern, text, zone):
+    expected = datetime(2024, 7, 5, 21, 30, tzinfo=ZoneInfo(zone)).timestamp()
+    assert TimestampParser(pattern, "Europe/Berlin").parse(pl.Series([text])).to_list() == [expected]
+
+
+@pytest.mark.parametrize("pattern", ["%d/%m/%Y", "%-d/%-m/%Y"])
+def test_days_of_a_pattern_are_days_of_no_zone(pattern):
+    assert TimestampParser(pattern, "Europe/Berlin").parse(pl.Series(["05/07/2024"]))[0] % DAY == 0
 
 
 def test_the_first_rows_decide_what_numbers_count():
