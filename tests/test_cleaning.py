@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmrec.data.cleaning.bounds import latest_moment
 from llmrec.data.cleaning.log import k_core
 from llmrec.data.cleaning.redaction import redact
 from llmrec.data.cleaning.rows import as_ids
@@ -109,6 +110,53 @@ def test_times_out_of_bounds(tmp_path):
     assert (removed(loaded, "too early"), removed(loaded, "too late")) == (1, 1)
     loaded, _ = load(tmp_path, rows)  # latest: now, and 40,000,000,000 is in the year 3237
     assert len(loaded.interactions) == 3
+
+
+@pytest.mark.parametrize(
+    "zone", ["UTC", "Europe/Berlin", "America/New_York", "Pacific/Auckland", "America/Havana"]
+)
+@pytest.mark.parametrize("form", ["local", "number", "day"])
+def test_bounds_are_days_and_moments_of_the_zone(tmp_path, zone, form):
+    """What is kept are the events whose clock, where they happened, reads between the bounds: over a change of clocks too."""
+    clocks = [datetime(2024, 11, 1, 0, 30, 1) + timedelta(hours=n) for n in range(0, 96, 3)]
+    if form == "day":
+        clocks = [datetime(2024, 11, 1) + timedelta(days=n) for n in range(4)]
+    there = [clock.replace(tzinfo=ZoneInfo(zone)) for clock in clocks]
+    texts = {
+        "local": [clock.isoformat() for clock in clocks],
+        "number": [int(moment.timestamp()) for moment in there],
+        "day": [clock.date().isoformat() for clock in clocks],
+    }
+    rows = [row(str(n), "x", text) for n, text in enumerate(texts[form])]
+    for first, last in (
+        ("2024-11-02", "2024-11-02"),
+        ("2024-11-03", "2024-11-03"),
+        ("20241102", "20241103"),
+        ("2024-11-02T00:00", "2024-11-03T12:30:01"),
+        ("2024-11-02T03:00", "2024-11-03"),
+    ):
+        end = datetime.fromisoformat(last) + timedelta(seconds=DAY - 1 if "T" not in last else 0)
+        kept = [str(n) for n, c in enumerate(clocks) if datetime.fromisoformat(first) <= c <= end]
+        loaded, _ = load(tmp_path, rows, timezone=zone, earliest=first, latest=last)
+        assert {user for user, *_ in events(loaded)} == set(kept)
+
+
+def test_bounds_with_a_zone_of_their_own_keep_it(tmp_path):
+    rows = [row("a", "x", t) for t in (1_706_659_199, 1_706_659_201, 1_706_662_801)]  # around midnight UTC
+    loaded, _ = load(
+        tmp_path,
+        rows,
+        timezone="Pacific/Auckland",
+        earliest="2024-01-31T00:00Z",
+        latest="2024-01-31T02:00:00+01:00",
+    )
+    assert [t for *_, t in events(loaded)] == [1_706_659_201]
+
+
+def test_a_day_that_has_begun_somewhere_is_not_in_the_future():
+    for zone, ahead in (("Pacific/Kiritimati", 14), ("UTC", 0), ("Pacific/Pago_Pago", 0)):
+        now = latest_moment("now", zone)
+        assert now.day - now.moment == 3600 * ahead
 
 
 @pytest.mark.parametrize(

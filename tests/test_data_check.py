@@ -529,6 +529,17 @@ def test_each_warning_is_there_when_its_cause_is_and_goes_when_its_setting_is_se
         assert warning.name not in {w.name for w in after}, warning.sentence
 
 
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
+def test_the_moment_that_is_advised_is_the_same_in_every_zone(zone, tmp_path):
+    config = config_of(tmp_path, only_start(good_log()), TITLES, timezone=zone)
+    before, (warning,) = examined(config)
+    ((dotted, value),) = read_yaml(warning.setting).items()
+    config["data"]["cleaning"][dotted.removeprefix("data.cleaning.")] = value
+    after, found = examined(config)
+    assert (warning.name, found) == ("times-heap", ())
+    assert after.counts.events == before.counts.events - before.times.busiest_events
+
+
 def test_a_log_that_cannot_be_split_says_why(tmp_path):
     frame = good_log(2)[:2]
     check, found = examined(config_of(tmp_path, frame, TITLES, split={"strategy": "leave-one-out"}))

@@ -189,11 +189,12 @@ class Cleaning(Section):
     """auto: numbers of seconds, milli-, micro- or nanoseconds since 1970 (which, the first rows decide), or ISO 8601 dates
     with or without time. s, ms, us, ns, iso: that. Else a pattern such as %d/%m/%Y %H:%M."""
     timezone: TimeZone = "UTC"
-    """IANA name: of ISO dates and patterns that do not say. Numbers are UTC by definition."""
+    """IANA name: of ISO dates and patterns that do not say, and of earliest and latest. Numbers are UTC by definition."""
     earliest: str | None = None
-    """ISO date; events before it are left out. A log that writes 0 for 'unknown' needs it: they would all be in 1970."""
+    """ISO date or moment, of timezone unless it says its own; events before it are left out. A log that writes 0 for 'unknown' needs it: they would all be in 1970."""
     latest: str = "now"
-    """ISO date, which is the last day, or moment; later events are left out. now: they are impossible, and count as faults."""
+    """ISO date, which is the last day, or moment, of timezone unless it says its own; later events are left out. now: they are
+    impossible, and count as faults."""
     events: tuple[str, ...] | None = None
     """Kinds of event that are kept; null for all. Needs columns.event."""
     min_rating: float | None = None

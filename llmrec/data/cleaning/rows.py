@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmrec.data.cleaning.bounds import earliest_moment, latest_moment
 from llmrec.data.cleaning.ledger import Ledger, Step
 from llmrec.data.cleaning.timestamps import TimestampParser
 from llmrec.data.sources.base import Batch, expand_variables
@@ -138,10 +137,10 @@ class _Encoder:
         self.ledger = ledger
         self.salt = hash_key(privacy)
         self.times = TimestampParser(cleaning.timestamp_format, cleaning.timezone)
-        self.earliest = None if cleaning.earliest is None else _seconds(cleaning.earliest)
-        now = cleaning.latest == "now"
-        self.latest = int(datetime.now(UTC).timestamp()) if now else _last_second(cleaning.latest)
-        self.too_late = "in the future" if now else "too late"
+        first, zone = cleaning.earliest, cleaning.timezone
+        self.earliest = None if first is None else earliest_moment(first, zone)
+        self.latest = latest_moment(cleaning.latest, zone)
+        self.too_late = "in the future" if cleaning.latest == "now" else "too late"
         self.users, self.items, self.kinds = _Pool(), _Pool(), _Pool()
         self.parts: list[pl.DataFrame] = []
         self.origins: dict[str, int] = {}
@@ -176,8 +175,8 @@ class _Encoder:
         leave_out("missing item ids", items.is_null())
         leave_out("unreadable times", times.is_null())
         if self.earliest is not None:
-            leave_out("too early", times < self.earliest)
-        leave_out(self.too_late, times > self.latest)
+            leave_out("too early", times < self.earliest.beside(times))
+        leave_out(self.too_late, times > self.latest.beside(times))
         encoded = {
             **_numbers(user=(self.users, users), item=(self.items, items)),
             "timestamp": times,
@@ -334,14 +333,3 @@ def hash_ids(ids: pl.Series, salt: bytes) -> pl.Series:
     names = ids.drop_nulls().unique()
     hashes = [hashlib.blake2b(n.encode(), key=key, digest_size=16).hexdigest() for n in names.to_list()]
     return ids.replace_strict(names, pl.Series(hashes, dtype=pl.String), return_dtype=pl.String, default=None)
-
-
-def _last_second(date: str) -> int:
-    """Return the moment of a date, or the last second of a day."""
-    is_day = re.fullmatch(r"\d{4}-?\d\d-?\d\d|\d{4}-?W\d\d-?\d", date)
-    return _seconds(date) + (86_399 if is_day else 0)
-
-
-def _seconds(date: str) -> int:
-    when = datetime.fromisoformat(date)
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
