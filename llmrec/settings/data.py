@@ -269,7 +269,7 @@ class Privacy(Section):
     salt: str = "${LLMREC_SALT}"
     """The key, a variable of the environment: whoever has it and an id can find the user. Another one gives other ids."""
     redact: tuple[Literal["email", "phone"], ...] = ()
-    """What is replaced by [email] and [phone] in titles and attributes."""
+    """What is replaced by [email] and [phone] in titles and attributes, and in the texts of items and broken rows left out."""
     drop_attributes: tuple[str, ...] = ()
     """Attributes, such as names of sellers, that are not read although columns.attributes has them."""
 

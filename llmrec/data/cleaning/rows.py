@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from llmrec.data.cleaning.bounds import earliest_moment, latest_moment
 from llmrec.data.cleaning.ledger import Ledger, Step
+from llmrec.data.cleaning.redaction import redact_all
 from llmrec.data.cleaning.timestamps import TimestampParser
 from llmrec.data.sources.base import Batch, expand_variables
 from llmrec.errors import DataError
@@ -73,14 +74,22 @@ def encode_log(
     return encoder.finish()
 
 
-def broken_rows(batch: Batch, *, hidden: bool = False) -> pl.DataFrame:
-    """Return the broken rows of a batch as the file of rejects has them, without their text if that is ``hidden``."""
+def broken_rows(batch: Batch, kinds: Iterable[str], *, hidden: bool = False) -> pl.DataFrame:
+    """Return the broken rows of a batch as the file of rejects has them.
+
+    Parameters
+    ----------
+    kinds
+        What is redacted in their text.
+    hidden
+        Leaves the text out.
+    """
+    texts = [b.reason if hidden else f"{b.reason}: {b.text}" for b in batch.broken]
     return pl.DataFrame(
         {
-            "row": [b.row for b in batch.broken],
-            "value": [b.reason if hidden else f"{b.reason}: {b.text}" for b in batch.broken],
-        },
-        schema={"row": pl.Int64, "value": pl.String},
+            "row": pl.Series([b.row for b in batch.broken], dtype=pl.Int64),
+            "value": redact_all(pl.Series(texts, dtype=pl.String), kinds),
+        }
     ).with_columns(origin=pl.lit(batch.origin))
 
 
@@ -136,6 +145,7 @@ class _Encoder:
         self.cleaning = cleaning
         self.ledger = ledger
         self.salt = hash_key(privacy)
+        self.redact = privacy.redact
         self.times = TimestampParser(cleaning.timestamp_format, cleaning.timezone)
         first, zone = cleaning.earliest, cleaning.timezone
         self.earliest = None if first is None else earliest_moment(first, zone)
@@ -205,7 +215,7 @@ class _Encoder:
         if batch.broken:
             self.removed["broken rows"] += len(batch.broken)
             hidden = self.salt is not None  # the text may have the user's id
-            self.ledger.reject("interactions", "broken rows", broken_rows(batch, hidden=hidden))
+            self.ledger.reject("interactions", "broken rows", broken_rows(batch, self.redact, hidden=hidden))
         number = self.origins.setdefault(batch.origin, len(self.origins))
         if number > _FILES:
             raise DataError(f"The log is in more than {_FILES:,} files or pages. Expected fewer: join them.")

@@ -11,7 +11,7 @@ import polars as pl
 
 from llmrec.data.catalog import Catalog
 from llmrec.data.cleaning.ledger import Ledger, Step
-from llmrec.data.cleaning.redaction import redact
+from llmrec.data.cleaning.redaction import redact, redact_all
 from llmrec.data.cleaning.rows import as_ids, broken_rows
 from llmrec.data.sources.base import Batch
 from llmrec.errors import DataError
@@ -49,8 +49,10 @@ def clean_catalog(
         The table is empty, or it has what the settings call an error.
     """
     attributes = [a for a in columns.attributes if a not in privacy.drop_attributes]
-    frame = _read(batches, columns, attributes, cleaning, ledger)
-    frame = _leave_out(frame, frame["item_id"].is_null(), "items without an id", "cleaning.missing", ledger)
+    kinds = privacy.redact
+    frame = _read(batches, columns, attributes, cleaning, kinds, ledger)
+    no_id = frame["item_id"].is_null()
+    frame = _leave_out(frame, no_id, "items without an id", "cleaning.missing", kinds, ledger)
     again = ~frame["item_id"].is_first_distinct()
     if again.any() and cleaning.duplicate_items == "error":
         twice = frame["item_id"].filter(again)[0]
@@ -60,7 +62,7 @@ def clean_catalog(
             "data.cleaning.duplicate_items to drop."
         )
     setting = f"cleaning.duplicate_items: {cleaning.duplicate_items}"
-    frame = _leave_out(frame, again, "further rows of an item", setting, ledger)
+    frame = _leave_out(frame, again, "further rows of an item", setting, kinds, ledger)
     every = frame.select("item_id")
     frame = _clean_texts(frame, ["title", *map(_own, attributes)], cleaning, privacy, ledger)
     frame = _titled(frame, cleaning, ledger)
@@ -76,12 +78,17 @@ def _own(attribute: str) -> str:
 
 
 def _read(
-    batches: Iterable[Batch], columns: Columns, attributes: list[str], cleaning: Cleaning, ledger: Ledger
+    batches: Iterable[Batch],
+    columns: Columns,
+    attributes: list[str],
+    cleaning: Cleaning,
+    kinds: Iterable[str],
+    ledger: Ledger,
 ) -> pl.DataFrame:
     parts, broken = [], 0
     for batch in batches:
         broken += len(batch.broken)
-        ledger.reject("items", "broken rows", broken_rows(batch))
+        ledger.reject("items", "broken rows", broken_rows(batch, kinds))
         parts.append(
             pl.DataFrame(
                 {
@@ -106,9 +113,11 @@ def _text(column: pl.Series) -> pl.Series:
 
 
 def _leave_out(
-    frame: pl.DataFrame, wrong: pl.Series, step: str, setting: str, ledger: Ledger
+    frame: pl.DataFrame, wrong: pl.Series, step: str, setting: str, kinds: Iterable[str], ledger: Ledger
 ) -> pl.DataFrame:
-    ledger.reject("items", step, frame.filter(wrong).select("origin", "row", "item_id", value="title"))
+    rows = frame.filter(wrong).select("origin", "row", "item_id", value="title")
+    # The file of rejects is kept too, and titles may not have been cleaned yet.
+    ledger.reject("items", step, rows.with_columns(redact_all(rows["value"], kinds)))
     frame = frame.filter(~wrong)
     ledger.add(Step(step, setting, "items", int(wrong.sum()), left=len(frame), faulty=True))
     if frame.is_empty():
@@ -206,7 +215,7 @@ def _titled(frame: pl.DataFrame, cleaning: Cleaning, ledger: Ledger) -> pl.DataF
             "text in every title, because the title is what the language model reads and writes. Fill the titles in, or set "
             "data.cleaning.empty_titles to drop or id."
         )
-    return _leave_out(frame, empty, "empty titles", setting, ledger)
+    return _leave_out(frame, empty, "empty titles", setting, (), ledger)
 
 
 def _merged(frame: pl.DataFrame, cleaning: Cleaning, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:
