@@ -21,7 +21,7 @@ from llmrec.data.cleaning.timestamps import TimestampParser
 from llmrec.data.cleaning.titles import without_entities, without_markup
 from llmrec.data.load import load_catalog, load_data, read_histories
 from llmrec.errors import ConfigError, DataError
-from llmrec.settings import Cleaning, Data
+from llmrec.settings import Cleaning, Data, Privacy
 from llmrec.settings.data import SourceSettings
 
 DAY = 86_400
@@ -459,6 +459,18 @@ def test_hashed_ids_are_the_same_for_the_same_salt_only(tmp_path, monkeypatch):
     monkeypatch.delenv("LLMREC_SALT")
     with pytest.raises(ConfigError, match="environment variable LLMREC_SALT, which is not set"):
         load(tmp_path, rows, privacy={"hash_users": True})
+
+
+def test_a_key_that_others_know_is_refused(tmp_path, monkeypatch):
+    """One in the config, which is kept with the results, and an empty one."""
+    for salt in ("", "my plain key", "$LLMREC_SALT", "${}"):
+        with pytest.raises(ValueError, match="expected a variable of the environment"):
+            Privacy(hash_users=True, salt=salt)
+    for salt, key in (("${LLMREC_SALT}", ""), ("${LLMREC_SALT}", " \n"), ("shop-${LLMREC_SALT}", "")):
+        monkeypatch.setenv("LLMREC_SALT", key)
+        with pytest.raises(ConfigError, match="there is nothing in the environment variable"):
+            load(tmp_path, [row("a", "x", 1)], privacy={"hash_users": True, "salt": salt})
+    load(tmp_path, [row("a", "x", 1)])  # nothing is hashed, so no key is needed
 
 
 def test_rejects_have_hashed_ids_too(tmp_path, monkeypatch):

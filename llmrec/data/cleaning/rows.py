@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from llmrec.data.cleaning.ledger import Ledger, Step
 from llmrec.data.cleaning.redaction import redact_all
 from llmrec.data.cleaning.timestamps import TimestampParser
 from llmrec.data.sources.base import Batch, expand_variables
-from llmrec.errors import DataError
+from llmrec.errors import ConfigError, DataError
 from llmrec.settings import Cleaning, Columns, Privacy
 
 __all__ = ["EncodedLog", "as_ids", "broken_rows", "encode_log", "hash_ids", "hash_key", "single_values"]
@@ -332,9 +333,19 @@ def hash_key(privacy: Privacy) -> bytes | None:
     Raises
     ------
     ConfigError
-        The variable of the environment that holds it is not set.
+        The variable of the environment that holds it is not set, or empty.
     """
-    return expand_variables(privacy.salt, "data.privacy.salt").encode() if privacy.hash_users else None
+    if not privacy.hash_users:
+        return None
+    key = expand_variables(privacy.salt, "data.privacy.salt")
+    if (
+        key.strip() == re.sub(r"\$\{\w+\}", "", privacy.salt).strip()
+    ):  # what everybody knows who has the config
+        raise ConfigError(
+            f"data.privacy.salt is {privacy.salt}, and there is nothing in the environment variable. Expected a key that nobody can guess, "
+            "since whoever has it can find the users: export a long random text, and keep it."
+        )
+    return key.encode()
 
 
 def hash_ids(ids: pl.Series, salt: bytes) -> pl.Series:
