@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from datetime import datetime, timedelta
+from html.entities import html5
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -395,10 +396,20 @@ def test_nothing_left_says_which_step_it_was(tmp_path):
             "Caf\u00e9 \u65e5\u672c\u8a9e \U0001f469\u200d\U0001f680",
         ),
         ("AT&T", "AT&T"),
+        ("Rock&region, Cut&copy it, Salt&reg", "Rock&region, Cut&copy it, Salt&reg"),
+        ("Dots&notit; and&ampere;", "Dots&notit; and&ampere;"),
+        ("Q&amp;notes, Q&amp;amp;reg", "Q&notes, Q&reg"),
+        ("&#65;&#x42;&#X43; caf&eacute; &Eacute;t&eacute; &frac12;", "ABC caf\u00e9 \u00c9t\u00e9 \u00bd"),
     ],
 )
 def test_text_of_titles(raw, clean):
     assert without_markup(without_entities(pl.Series([raw]))).to_list() == [clean]
+
+
+def test_every_entity_is_its_character_and_none_without_a_semicolon():
+    names = pl.Series([f"a&{name}" for name in html5])
+    expected = [f"a{html5[name]}" if name.endswith(";") else f"a&{name}" for name in html5]
+    assert without_entities(names).to_list() == expected
 
 
 @given(st.text())

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from html.entities import html5
 
 import polars as pl
 
@@ -25,6 +26,8 @@ _TAGS = (
     "style|sub|sup|table|tbody|td|th|tr|tt|u|ul"
 )
 _MARKUP = re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]*)?/?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+# With its semicolon: without one HTML takes the start of "&region" for a sign too.
+_ENTITY = re.compile(r"&(?:#\d+|#x[\da-f]+|[a-z][a-z\d]*);", re.IGNORECASE | re.ASCII)
 # Control, format and private characters, the joiners of emoji and of Indic scripts apart.
 _CONTROL = r"[\p{Cc}\p{Co}\x{00AD}\x{200B}\x{200E}\x{200F}\x{202A}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{2069}\x{FEFF}]"
 _ELLIPSIS = "…"
@@ -161,12 +164,18 @@ def without_entities(column: pl.Series) -> pl.Series:
 
     def plain(text: str) -> str:
         for _ in range(3):  # &amp;amp; was escaped twice
-            text, before = html.unescape(text), text
+            text, before = _ENTITY.sub(_character, text), text
             if text == before:
                 break
         return text
 
     return _where(column, column.str.contains("&", literal=True), plain)
+
+
+def _character(entity: re.Match[str]) -> str:
+    """Return what an entity stands for; one that HTML does not have stays, since html.unescape would take a part of it."""
+    text = entity[0]
+    return html.unescape(text) if text[1] == "#" or text[1:] in html5 else text
 
 
 def without_markup(column: pl.Series) -> pl.Series:
