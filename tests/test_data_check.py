@@ -252,6 +252,20 @@ def test_repeats_and_duplicates_by_hand():
     assert check_activity(events, 2, count_pairs(events, 2), kinds).duplicates == 1
 
 
+def test_duplicates_against_a_plain_loop_with_events_of_no_kind():
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        users = [
+            sorted(zip(rng.integers(0, 3, 8), rng.integers(0, 2, 8), strict=True), key=lambda e: e[1])
+            for _ in range(3)
+        ]
+        events = histories(*users)
+        kinds = rng.integers(-1, 2, 24).astype(np.int16)
+        rows = [(u, *event) for u, user in enumerate(users) for event in user]
+        expected = 24 - len(set(zip(rows, kinds.tolist(), strict=True)))
+        assert check_activity(events, 3, count_pairs(events, 3), kinds).duplicates == expected
+
+
 def test_bursts_against_a_plain_loop():
     rng = np.random.default_rng(3)
     users = [
