@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
+from html.entities import html5
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmrec.data.cleaning.bounds import latest_moment
 from llmrec.data.cleaning.log import k_core
 from llmrec.data.cleaning.redaction import redact
 from llmrec.data.cleaning.rows import as_ids
@@ -20,7 +22,8 @@ from llmrec.data.cleaning.timestamps import TimestampParser
 from llmrec.data.cleaning.titles import without_entities, without_markup
 from llmrec.data.load import load_catalog, load_data, read_histories
 from llmrec.errors import ConfigError, DataError
-from llmrec.settings import Cleaning, Data
+from llmrec.settings import Cleaning, Data, Privacy
+from llmrec.settings.data import SourceSettings
 
 DAY = 86_400
 
@@ -111,6 +114,53 @@ def test_times_out_of_bounds(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "zone", ["UTC", "Europe/Berlin", "America/New_York", "Pacific/Auckland", "America/Havana"]
+)
+@pytest.mark.parametrize("form", ["local", "number", "day"])
+def test_bounds_are_days_and_moments_of_the_zone(tmp_path, zone, form):
+    """What is kept are the events whose clock, where they happened, reads between the bounds: over a change of clocks too."""
+    clocks = [datetime(2024, 11, 1, 0, 30, 1) + timedelta(hours=n) for n in range(0, 96, 3)]
+    if form == "day":
+        clocks = [datetime(2024, 11, 1) + timedelta(days=n) for n in range(4)]
+    there = [clock.replace(tzinfo=ZoneInfo(zone)) for clock in clocks]
+    texts = {
+        "local": [clock.isoformat() for clock in clocks],
+        "number": [int(moment.timestamp()) for moment in there],
+        "day": [clock.date().isoformat() for clock in clocks],
+    }
+    rows = [row(str(n), "x", text) for n, text in enumerate(texts[form])]
+    for first, last in (
+        ("2024-11-02", "2024-11-02"),
+        ("2024-11-03", "2024-11-03"),
+        ("20241102", "20241103"),
+        ("2024-11-02T00:00", "2024-11-03T12:30:01"),
+        ("2024-11-02T03:00", "2024-11-03"),
+    ):
+        end = datetime.fromisoformat(last) + timedelta(seconds=DAY - 1 if "T" not in last else 0)
+        kept = [str(n) for n, c in enumerate(clocks) if datetime.fromisoformat(first) <= c <= end]
+        loaded, _ = load(tmp_path, rows, timezone=zone, earliest=first, latest=last)
+        assert {user for user, *_ in events(loaded)} == set(kept)
+
+
+def test_bounds_with_a_zone_of_their_own_keep_it(tmp_path):
+    rows = [row("a", "x", t) for t in (1_706_659_199, 1_706_659_201, 1_706_662_801)]  # around midnight UTC
+    loaded, _ = load(
+        tmp_path,
+        rows,
+        timezone="Pacific/Auckland",
+        earliest="2024-01-31T00:00Z",
+        latest="2024-01-31T02:00:00+01:00",
+    )
+    assert [t for *_, t in events(loaded)] == [1_706_659_201]
+
+
+def test_a_day_that_has_begun_somewhere_is_not_in_the_future():
+    for zone, ahead in (("Pacific/Kiritimati", 14), ("UTC", 0), ("Pacific/Pago_Pago", 0)):
+        now = latest_moment("now", zone)
+        assert now.day - now.moment == 3600 * ahead
+
+
+@pytest.mark.parametrize(
     ("form", "texts", "expected"),
     [
         ("auto", ["1714061700", "1714061700.9", "x"], [1714061700, 1714061700, None]),
@@ -127,11 +177,63 @@ def test_times_out_of_bounds(tmp_path):
             [1714003200, 1714003200, None, 1714061700],
         ),
         ("auto", ["20240425", "20240426"], [1714003200, 1714089600]),
+        ("auto", [20240425.0, None, 20240426.0], [1714003200, None, 1714089600]),
+        ("auto", ["20240425.0", "20240426.0"], [1714003200, 1714089600]),
+        ("%Y%m%d", [20240425.0, None], [1714003200, None]),
         ("%d/%m/%Y %H:%M", ["25/04/2024 16:15", "31/02/2024 00:00"], [1714061700, None]),
     ],
 )
 def test_timestamp_forms(form, texts, expected):
     assert TimestampParser(form).parse(pl.Series(texts)).to_list() == expected
+
+
+@pytest.mark.parametrize("seconds", ["%H:%M", "%H:%M:%S", "%H:%M:%S.%f"])
+@pytest.mark.parametrize("sign", ["T", " "])
+def test_iso_moments_are_those_that_python_reads_with_and_without_a_zone(seconds, sign):
+    day = datetime(2024, 1, 31, 10, 5)
+    for zone in ("", "Z", "+01", "+01:00", "-0530", "+05:45"):
+        text = day.strftime(f"%Y-%m-%d{sign}{seconds}") + zone
+        there = datetime.fromisoformat(text)
+        there = there if there.tzinfo else there.replace(tzinfo=ZoneInfo("Europe/Berlin"))
+        got = TimestampParser("auto", "Europe/Berlin").parse(pl.Series([text]))
+        assert got.to_list() == [there.timestamp()], text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "zone"),
+    [
+        # A time of day, however its hour is written, is one of the zone ...
+        *(
+            (f"%d/%m/%Y {pattern}", f"05/07/2024 {text}", "Europe/Berlin")
+            for pattern, text in [
+                ("%H:%M", "21:30"),
+                ("%-H:%M", "21:30"),
+                ("%_H:%M", "21:30"),
+                ("%k:%M", "21:30"),
+                ("%I:%M %p", "09:30 PM"),
+                ("%-I:%M %p", "9:30 PM"),
+                ("%l:%M %p", " 9:30 PM"),
+                ("%R", "21:30"),
+                ("%T", "21:30:00"),
+                ("%X", "21:30:00"),
+                ("%r", "09:30:00 PM"),
+            ]
+        ),
+        ("%c", "Fri Jul  5 21:30:00 2024", "Europe/Berlin"),
+        # ... unless it says its own, or counts, which is done in UTC.
+        ("%d/%m/%Y %k:%M %z", "05/07/2024 21:30 -0300", "Etc/GMT+3"),
+        ("%+", "2024-07-05T21:30:00-03:00", "Etc/GMT+3"),
+        ("%s", "1720215000", "UTC"),
+    ],
+)
+def test_times_of_every_pattern_are_local_unless_they_say_otherwise(pattern, text, zone):
+    expected = datetime(2024, 7, 5, 21, 30, tzinfo=ZoneInfo(zone)).timestamp()
+    assert TimestampParser(pattern, "Europe/Berlin").parse(pl.Series([text])).to_list() == [expected]
+
+
+@pytest.mark.parametrize("pattern", ["%d/%m/%Y", "%-d/%-m/%Y"])
+def test_days_of_a_pattern_are_days_of_no_zone(pattern):
+    assert TimestampParser(pattern, "Europe/Berlin").parse(pl.Series(["05/07/2024"]))[0] % DAY == 0
 
 
 def test_the_first_rows_decide_what_numbers_count():
@@ -294,10 +396,20 @@ def test_nothing_left_says_which_step_it_was(tmp_path):
             "Caf\u00e9 \u65e5\u672c\u8a9e \U0001f469\u200d\U0001f680",
         ),
         ("AT&T", "AT&T"),
+        ("Rock&region, Cut&copy it, Salt&reg", "Rock&region, Cut&copy it, Salt&reg"),
+        ("Dots&notit; and&ampere;", "Dots&notit; and&ampere;"),
+        ("Q&amp;notes, Q&amp;amp;reg", "Q&notes, Q&reg"),
+        ("&#65;&#x42;&#X43; caf&eacute; &Eacute;t&eacute; &frac12;", "ABC caf\u00e9 \u00c9t\u00e9 \u00bd"),
     ],
 )
 def test_text_of_titles(raw, clean):
     assert without_markup(without_entities(pl.Series([raw]))).to_list() == [clean]
+
+
+def test_every_entity_is_its_character_and_none_without_a_semicolon():
+    names = pl.Series([f"a&{name}" for name in html5])
+    expected = [f"a{html5[name]}" if name.endswith(";") else f"a&{name}" for name in html5]
+    assert without_entities(names).to_list() == expected
 
 
 @given(st.text())
@@ -358,6 +470,18 @@ def test_hashed_ids_are_the_same_for_the_same_salt_only(tmp_path, monkeypatch):
     monkeypatch.delenv("LLMREC_SALT")
     with pytest.raises(ConfigError, match="environment variable LLMREC_SALT, which is not set"):
         load(tmp_path, rows, privacy={"hash_users": True})
+
+
+def test_a_key_that_others_know_is_refused(tmp_path, monkeypatch):
+    """One in the config, which is kept with the results, and an empty one."""
+    for salt in ("", "my plain key", "$LLMREC_SALT", "${}"):
+        with pytest.raises(ValueError, match="expected a variable of the environment"):
+            Privacy(hash_users=True, salt=salt)
+    for salt, key in (("${LLMREC_SALT}", ""), ("${LLMREC_SALT}", " \n"), ("shop-${LLMREC_SALT}", "")):
+        monkeypatch.setenv("LLMREC_SALT", key)
+        with pytest.raises(ConfigError, match="there is nothing in the environment variable"):
+            load(tmp_path, [row("a", "x", 1)], privacy={"hash_users": True, "salt": salt})
+    load(tmp_path, [row("a", "x", 1)])  # nothing is hashed, so no key is needed
 
 
 def test_rejects_have_hashed_ids_too(tmp_path, monkeypatch):
@@ -500,6 +624,25 @@ def test_histories_are_cleaned_as_the_training_was(tmp_path):
     assert unknown == {}
     trained = [i for _, i, _ in events(loaded)]
     assert [loaded.catalog.item_ids[i] for i in found.items] == trained == ["a", "c", "d"] * 2
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_histories_have_no_events_that_the_training_rated_too_low_to_have(tmp_path, named):
+    """Whether the data set has a name or is in tables: what min_rating leaves out of the one log it leaves out of the other."""
+    rows = [row("u", i, 1, rating=stars) for i, stars in [("a", "5"), ("b", "1"), ("c", "4"), ("d", "3")]]
+    loaded, _ = load(tmp_path, rows)
+    log = str(tmp_path / "log.parquet")
+    tables = {"interactions": log, "items": str(tmp_path / "items.parquet"), "columns": {"rating": "rating"}}
+    source = {"dataset": "ml-100k"} if named else tables
+    data = Data.model_validate({**source, "cleaning": {"min_rating": 4}})
+    settings = SourceSettings.model_validate(log)
+    found, *_ = read_histories(settings, data, loaded.catalog, ties="source", seed=0)
+    assert [loaded.catalog.item_ids[i] for i in found.items] == ["a", "c"]
+    pl.read_parquet(log).drop("rating").write_parquet(log)
+    with pytest.raises(DataError, match="no column 'rating'"):
+        read_histories(settings, data, loaded.catalog, ties="source", seed=0)
+    data = Data.model_validate({"dataset": "ml-100k"})  # without min_rating nobody needs the ratings
+    assert len(read_histories(settings, data, loaded.catalog, ties="source", seed=0)[0].items) == 4
 
 
 def test_items_that_were_left_out_are_told_from_those_that_are_not_there(tmp_path):

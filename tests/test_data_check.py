@@ -252,6 +252,20 @@ def test_repeats_and_duplicates_by_hand():
     assert check_activity(events, 2, count_pairs(events, 2), kinds).duplicates == 1
 
 
+def test_duplicates_against_a_plain_loop_with_events_of_no_kind():
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        users = [
+            sorted(zip(rng.integers(0, 3, 8), rng.integers(0, 2, 8), strict=True), key=lambda e: e[1])
+            for _ in range(3)
+        ]
+        events = histories(*users)
+        kinds = rng.integers(-1, 2, 24).astype(np.int16)
+        rows = [(u, *event) for u, user in enumerate(users) for event in user]
+        expected = 24 - len(set(zip(rows, kinds.tolist(), strict=True)))
+        assert check_activity(events, 3, count_pairs(events, 3), kinds).duplicates == expected
+
+
 def test_bursts_against_a_plain_loop():
     rng = np.random.default_rng(3)
     users = [
@@ -527,6 +541,17 @@ def test_each_warning_is_there_when_its_cause_is_and_goes_when_its_setting_is_se
             continue
         _, after = examined(config)
         assert warning.name not in {w.name for w in after}, warning.sentence
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
+def test_the_moment_that_is_advised_is_the_same_in_every_zone(zone, tmp_path):
+    config = config_of(tmp_path, only_start(good_log()), TITLES, timezone=zone)
+    before, (warning,) = examined(config)
+    ((dotted, value),) = read_yaml(warning.setting).items()
+    config["data"]["cleaning"][dotted.removeprefix("data.cleaning.")] = value
+    after, found = examined(config)
+    assert (warning.name, found) == ("times-heap", ())
+    assert after.counts.events == before.counts.events - before.times.busiest_events
 
 
 def test_a_log_that_cannot_be_split_says_why(tmp_path):

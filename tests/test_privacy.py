@@ -61,6 +61,35 @@ def test_the_prompt_does_not_depend_on_the_user(tokenizer):
     assert len(prompts) == 1
 
 
+def test_redaction_reaches_every_row_that_is_left_out(tmp_path):
+    """Whatever step leaves a row out, the file of rejects has no address and no number of anybody."""
+    (tmp_path / "log.csv").write_text(
+        "user_id,item_id,timestamp\nu,x,1\nu,y,2\nu,x,3,bob@example.com,+49 30 1234567\n"
+    )
+    (tmp_path / "items.csv").write_text(
+        "item_id,title\nx,Mug\nx,Mug by bob@example.com\n,Cup; call +49 30 1234567\ny,Ask bob@example.com\nz,Pot,bob@example.com\n"
+        "w,Ask bob@example.com\nv,\n"
+    )
+    data = {
+        "interactions": str(tmp_path / "log.csv"),
+        "items": str(tmp_path / "items.csv"),
+        "cleaning": {"max_rejected": 1.0, "duplicate_titles": "merge"},
+    }
+    for privacy, there in (({}, True), ({"redact": ["email", "phone"]}, False)):
+        load_data(Data.model_validate({**data, "privacy": privacy}), rejects=tmp_path / "rejects.parquet")
+        rejects = pl.read_parquet(tmp_path / "rejects.parquet")
+        assert set(rejects["step"]) >= {
+            "broken rows",
+            "items without an id",
+            "further rows of an item",
+            "equal titles",
+        }
+        text = rejects.write_csv()
+        assert ("bob@" in text, "1234567" in text) == (there, there)
+        assert text.count("[email]") == (0 if there else 4)
+        assert text.count("[phone]") == (0 if there else 2)
+
+
 def test_hashed_users_are_not_in_the_text_of_broken_rows(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMREC_SALT", "pepper")
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nann,x,1\nann-secret,x\n")

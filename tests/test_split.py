@@ -460,3 +460,12 @@ def test_others_learn_from_the_event_before_the_last():
     assert leave_one_out(log_of(rows), catalog_of(4), dataset="x").protocol.valid_share is None
     with pytest.raises(ConfigError, match="valid_share=0"):
         leave_one_out(log_of(rows), catalog_of(4), dataset="x", valid_share=0)
+
+
+@pytest.mark.parametrize("valid_share", [0.5, 1.0])
+def test_where_nobody_has_three_events_there_is_nobody_to_evaluate(valid_share):
+    rows = [(f"u{u}", f"i{n}", n) for u in range(5) for n in range(2)]
+    with pytest.raises(DataError, match="nobody to evaluate"):
+        leave_one_out(
+            log_of(rows), catalog_of(2), dataset="x", short_histories="train", valid_share=valid_share
+        )

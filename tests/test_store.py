@@ -24,7 +24,9 @@ from hypothesis import strategies as st
 import llmrec.data.sources.sql as sql_module
 import llmrec.data.sources.store as store_module
 import llmrec.data.update as update_module
+from llmrec.data.cleaning.rows import as_ids
 from llmrec.data.load import load_data, open_log
+from llmrec.data.sources import open_source
 from llmrec.data.sources.store import MANIFEST, read_manifest
 from llmrec.data.update import update_store
 from llmrec.errors import ConfigError, DataError
@@ -384,6 +386,33 @@ def test_a_half_row_of_any_file_waits_until_nothing_more_comes(tmp_path):
         file.write("99\n")
     with pytest.raises(DataError, match="goes on in the middle of its last row"):
         update_store(data)
+
+
+def test_ids_are_those_of_the_source_whatever_types_its_files_have(tmp_path):
+    """A column of whole numbers is one of floats where an id is missing, and floats cannot tell long ids apart."""
+    long = 1_234_567_890_123_456_789
+    users = [
+        pl.Series([long, long + 1]),
+        pl.Series([17.0, None]),
+        pl.Series([2**63 + 1, 2**63 + 2], dtype=pl.UInt64),
+        pl.Series([0.1, 5], dtype=pl.Float32),
+        pl.Series([0.1, 5]),
+        pl.Series([5, 6], dtype=pl.Int8),
+        pl.Series(["007", None]),
+        pl.Series([None, None]),
+        pl.Series([long + 2, long + 3]),
+    ]
+    for n, ids in enumerate(users):
+        frame = pl.DataFrame({"user_id": ids, "item_id": ["a", "b"], "timestamp": [n, n]})
+        frame.write_parquet(tmp_path / f"{n}.parquet")
+    data = data_of(tmp_path, str(tmp_path / "*.parquet"))
+    update_store(data)
+    plain, copied = (
+        [text for batch in log.batches(COLUMNS) for text in as_ids(batch.frame["user_id"], ())]
+        for log in (open_source(data.interactions, "x"), open_log(data))
+    )
+    assert copied == plain
+    assert str(long) in copied
 
 
 def test_a_parquet_file_of_any_name_has_no_half_rows(tmp_path):

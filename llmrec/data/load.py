@@ -36,6 +36,8 @@ __all__ = [
     "read_log",
 ]
 
+_RATING = "rating"  # what the column is called in named data sets
+
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
@@ -103,10 +105,15 @@ def read_histories(
         For each user of such an event the first such item; under ``cleaning.unknown_items: drop`` for users of no other event.
     left_out
         How many such events there are.
+
+    Raises
+    ------
+    DataError
+        The log cannot be read to its end, too many rows are unusable, or a column that decides is not there.
     """
     ledger = Ledger()
     log = open_source(source, "--histories")
-    encoded = read_log(log, data.columns, data, ledger)
+    encoded = read_log(log, _columns_of_histories(log, data), data, ledger)
     check_faults("interactions", log.name, data, ledger)
     if data.cleaning.duplicate_titles == "merge":
         encoded = _merged(encoded, data)
@@ -129,6 +136,18 @@ def read_histories(
         kept.frame["timestamp"].to_numpy(),
     )
     return histories, unknown, int((~known).sum())
+
+
+def _columns_of_histories(log: Source, data: Data) -> Columns:
+    """Return the names of the columns of a log for recommending: for a named data set those of its own, its ratings if they decide."""
+    if data.dataset is None or data.cleaning.min_rating is None:
+        return data.columns
+    if _RATING not in log.columns():
+        raise DataError(
+            f"data.cleaning.min_rating is set, so the model has learned from events with ratings of {data.dataset}, and {log.name!r} has no "
+            f"column {_RATING!r}. Expected it there, with the rating of each event: add it to the file."
+        )
+    return Columns(rating=_RATING)
 
 
 def _merged(log: EncodedLog, data: Data) -> EncodedLog:
@@ -200,7 +219,7 @@ def _sources(data: Data, notify: Callable[[str], None]) -> tuple[Source, Source,
         open_source(SourceSettings.model_validate(str(folder / name)), "data.dataset")
         for name in (INTERACTIONS, ITEMS)
     )
-    rating = "rating" if "rating" in log.columns() else None
+    rating = _RATING if _RATING in log.columns() else None
     if rating is None and data.cleaning.min_rating is not None:
         raise ConfigError(
             f"data.cleaning.min_rating is set, and {data.dataset} has no ratings. Expected null."

@@ -150,7 +150,7 @@ def leave_one_out(
                 "training only, or remove them from the log."
             )
         asked = np.flatnonzero(enough)
-        if valid_share < 1:
+        if valid_share < 1 and len(asked):  # nobody can be drawn from nobody, which is said later
             wanted = max(1, round(valid_share * len(asked)))
             asked = np.random.default_rng(seed).choice(asked, size=wanted, replace=False)
         first = np.where(enough, test, len(events.items))  # [U] nothing from here on is learned from

@@ -136,10 +136,13 @@ def _remove_uncounted(folder: Path, manifest: Manifest) -> None:
 
 
 def _fits(gathered: list[Batch], batch: Batch) -> bool:
-    """Tell whether columns have the types of those before, so that a part can hold both without making text of numbers."""
+    """Tell whether a part can hold a batch beside those before it with every value as it is.
+
+    Whole numbers of any width can share a column. Beside floats they would become floats, which cannot tell ids of 17 digits apart.
+    """
     for name, dtype in batch.frame.schema.items():
         others = {b.frame.schema[name] for b in gathered} - {pl.Null(), dtype}
-        if dtype != pl.Null() and any(not (dtype.is_numeric() and other.is_numeric()) for other in others):
+        if dtype != pl.Null() and any(not (dtype.is_integer() and other.is_integer()) for other in others):
             return False
     return True
 

@@ -155,7 +155,7 @@ def _times(check: DataCheck, split: SplitSettings) -> Iterator[DataWarning]:
                 "times-heap",
                 f"{heap:,} events ({percent(heap / total)}) have the very same time, {_moment(times.busiest)}, as an import "
                 "leaves it, so they say nothing about order",
-                f"data.cleaning.earliest: {_moment(times.busiest + 1)}" if first else "split.ties: shuffle",
+                f"data.cleaning.earliest: {_utc(times.busiest + 1)}" if first else "split.ties: shuffle",
             )
     if (gap := times.gap) is not None:
         yield DataWarning(
@@ -325,5 +325,9 @@ def _users(count: int) -> str:
 
 def _moment(timestamp: int) -> str:
     """Return a date, with the time of day unless it is midnight."""
-    moment = datetime.fromtimestamp(timestamp, tz=UTC)
-    return date(timestamp) if timestamp % 86_400 == 0 else f"{moment:%Y-%m-%dT%H:%M:%S}"
+    return date(timestamp) if timestamp % 86_400 == 0 else _utc(timestamp)
+
+
+def _utc(timestamp: int) -> str:
+    """Return a moment that is the same whatever data.cleaning.timezone says."""
+    return f"{datetime.fromtimestamp(timestamp, tz=UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from llmrec.settings.secrets import fixed_password, fixed_secrets, is_secret, without_password
 from llmrec.settings.section import Section, TimeZone
 
 __all__ = ["Cleaning", "Columns", "Data", "Paging", "Privacy", "SourceSettings"]
@@ -42,9 +43,6 @@ class Columns(Section):
         return value
 
 
-_SECRET = r"^(authorization|proxy-authorization|cookie|.*(password|passwd|secret|token|api[-_]?key).*)$"
-
-
 class Paging(Section):
     """How an HTTP endpoint hands out events, page by page, as JSON."""
 
@@ -72,7 +70,7 @@ class Paging(Section):
     @classmethod
     def _no_secrets(cls, values: dict[str, str]) -> dict[str, str]:
         for name, value in values.items():
-            if re.search(_SECRET, name, re.IGNORECASE) and "${" not in value:
+            if is_secret(name) and "${" not in value:
                 raise ValueError(
                     f"{name} is a secret; expected a variable of the environment in its place, such as ${{SHOP_TOKEN}}, because "
                     "the config is kept with the results"
@@ -142,17 +140,16 @@ class SourceSettings(Section):
         if not self.location:
             problems.append("location is empty; expected a path, a pattern or a URL")
         problems += [
-            f"location has a password in it ({re.sub(r':[^:@/]*@', ':...@', place)}); expected a variable of the environment in "
+            f"location has a password in it ({without_password(place)}); expected a variable of the environment in "
             "its place, such as ${SHOP_PASSWORD}, because the config is kept with the results"
             for place in self.location
-            if re.search(r"://[^/@]*:(?!\$\{\w+\}@)[^/@]+@", place)
+            if fixed_password(place)
         ]
         problems += [
-            f"location has the parameter {name}, a secret; expected a variable of the environment in its place, such as "
-            f"{name}=${{SHOP_TOKEN}}, because the config is kept with the results"
+            f"location has the parameter {name}, a secret; expected a variable of the environment as its value, such as "
+            "${SHOP_TOKEN}, because the config is kept with the results"
             for place in self.location
-            for name, value in re.findall(r"[?&]([^=&]+)=([^&]*)", place)
-            if re.search(_SECRET, name, re.IGNORECASE) and "${" not in value
+            for name in fixed_secrets(place)
         ]
         if self.table is not None and self.query is not None:
             problems.append("table and query are both set; expected one of them")
@@ -189,11 +186,12 @@ class Cleaning(Section):
     """auto: numbers of seconds, milli-, micro- or nanoseconds since 1970 (which, the first rows decide), or ISO 8601 dates
     with or without time. s, ms, us, ns, iso: that. Else a pattern such as %d/%m/%Y %H:%M."""
     timezone: TimeZone = "UTC"
-    """IANA name: of ISO dates and patterns that do not say. Numbers are UTC by definition."""
+    """IANA name: of ISO dates and patterns that do not say, and of earliest and latest. Numbers are UTC by definition."""
     earliest: str | None = None
-    """ISO date; events before it are left out. A log that writes 0 for 'unknown' needs it: they would all be in 1970."""
+    """ISO date or moment, of timezone unless it says its own; events before it are left out. A log that writes 0 for 'unknown' needs it: they would all be in 1970."""
     latest: str = "now"
-    """ISO date, which is the last day, or moment; later events are left out. now: they are impossible, and count as faults."""
+    """ISO date, which is the last day, or moment, of timezone unless it says its own; later events are left out. now: they are
+    impossible, and count as faults."""
     events: tuple[str, ...] | None = None
     """Kinds of event that are kept; null for all. Needs columns.event."""
     min_rating: float | None = None
@@ -266,11 +264,22 @@ class Privacy(Section):
     hash_users: bool = False
     """Replace user ids by keyed hashes (BLAKE2b, 128 bits) while they are read: nothing that is written has the ids."""
     salt: str = "${LLMREC_SALT}"
-    """The key, a variable of the environment: whoever has it and an id can find the user. Another one gives other ids."""
+    """The key, a variable of the environment: whoever has it and an id can find the user. Another one gives other ids. The config is
+    kept with the results, so a key that is written here is refused, as is an empty one."""
     redact: tuple[Literal["email", "phone"], ...] = ()
-    """What is replaced by [email] and [phone] in titles and attributes."""
+    """What is replaced by [email] and [phone] in titles and attributes, and in the texts of items and broken rows left out."""
     drop_attributes: tuple[str, ...] = ()
     """Attributes, such as names of sellers, that are not read although columns.attributes has them."""
+
+    @field_validator("salt")
+    @classmethod
+    def _is_no_key(cls, value: str) -> str:
+        if not re.search(r"\$\{\w+\}", value):
+            raise ValueError(
+                "this would be the key itself, and the config is kept with the results; expected a variable of the environment that "
+                "holds it, such as ${LLMREC_SALT}"
+            )
+        return value
 
 
 class Data(Section):

@@ -56,7 +56,7 @@ def check_activity(
     Parameters
     ----------
     kinds
-        A number for each event's kind [E], where the log has kinds.
+        A number from 0 for each event's kind [E], -1 for none, where the log has kinds.
     """
     lengths = events.lengths
     within = most_within_an_hour(events)
@@ -131,7 +131,7 @@ def _duplicates(events: Histories, n_items: int, kinds: NDArray[np.integer] | No
     place = np.flatnonzero(same)  # [T] tied events
     keys = group[place] * n_items + events.items[place]
     if kinds is not None and len(place):
-        keys = keys * (int(kinds.max()) + 1) + kinds[place]
+        keys = keys * (int(kinds.max()) + 2) + kinds[place] + 1  # none, -1, is a kind like any other
     order = np.argsort(keys, kind="stable")  # of equal ones the first stays first
     again = np.zeros(len(place), dtype=bool)
     again[order[1:]] = keys[order[1:]] == keys[order[:-1]]

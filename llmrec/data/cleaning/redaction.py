@@ -6,9 +6,11 @@ left out with privacy.drop_attributes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import polars as pl
 
-__all__ = ["redact"]
+__all__ = ["redact", "redact_all"]
 
 _PATTERNS = {
     # The common part of RFC 5322: no quoted local parts, no addresses of hosts in brackets.
@@ -27,3 +29,10 @@ _PATTERNS = {
 def redact(column: pl.Series, kind: str) -> pl.Series:
     """Replace what looks like an e-mail address (email) or a telephone number (phone) by its kind in brackets."""
     return column.str.replace_all(_PATTERNS[kind], f"[{kind}]")
+
+
+def redact_all(column: pl.Series, kinds: Iterable[str]) -> pl.Series:
+    """Replace what looks like one of several kinds, one after the other."""
+    for kind in kinds:
+        column = redact(column, kind)
+    return column

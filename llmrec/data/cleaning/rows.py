@@ -12,16 +12,17 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from llmrec.data.cleaning.bounds import earliest_moment, latest_moment
 from llmrec.data.cleaning.ledger import Ledger, Step
+from llmrec.data.cleaning.redaction import redact_all
 from llmrec.data.cleaning.timestamps import TimestampParser
 from llmrec.data.sources.base import Batch, expand_variables
-from llmrec.errors import DataError
+from llmrec.errors import ConfigError, DataError
 from llmrec.settings import Cleaning, Columns, Privacy
 
 __all__ = ["EncodedLog", "as_ids", "broken_rows", "encode_log", "hash_ids", "hash_key", "single_values"]
@@ -74,14 +75,22 @@ def encode_log(
     return encoder.finish()
 
 
-def broken_rows(batch: Batch, *, hidden: bool = False) -> pl.DataFrame:
-    """Return the broken rows of a batch as the file of rejects has them, without their text if that is ``hidden``."""
+def broken_rows(batch: Batch, kinds: Iterable[str], *, hidden: bool = False) -> pl.DataFrame:
+    """Return the broken rows of a batch as the file of rejects has them.
+
+    Parameters
+    ----------
+    kinds
+        What is redacted in their text.
+    hidden
+        Leaves the text out.
+    """
+    texts = [b.reason if hidden else f"{b.reason}: {b.text}" for b in batch.broken]
     return pl.DataFrame(
         {
-            "row": [b.row for b in batch.broken],
-            "value": [b.reason if hidden else f"{b.reason}: {b.text}" for b in batch.broken],
-        },
-        schema={"row": pl.Int64, "value": pl.String},
+            "row": pl.Series([b.row for b in batch.broken], dtype=pl.Int64),
+            "value": redact_all(pl.Series(texts, dtype=pl.String), kinds),
+        }
     ).with_columns(origin=pl.lit(batch.origin))
 
 
@@ -137,11 +146,12 @@ class _Encoder:
         self.cleaning = cleaning
         self.ledger = ledger
         self.salt = hash_key(privacy)
+        self.redact = privacy.redact
         self.times = TimestampParser(cleaning.timestamp_format, cleaning.timezone)
-        self.earliest = None if cleaning.earliest is None else _seconds(cleaning.earliest)
-        now = cleaning.latest == "now"
-        self.latest = int(datetime.now(UTC).timestamp()) if now else _last_second(cleaning.latest)
-        self.too_late = "in the future" if now else "too late"
+        first, zone = cleaning.earliest, cleaning.timezone
+        self.earliest = None if first is None else earliest_moment(first, zone)
+        self.latest = latest_moment(cleaning.latest, zone)
+        self.too_late = "in the future" if cleaning.latest == "now" else "too late"
         self.users, self.items, self.kinds = _Pool(), _Pool(), _Pool()
         self.parts: list[pl.DataFrame] = []
         self.origins: dict[str, int] = {}
@@ -176,8 +186,8 @@ class _Encoder:
         leave_out("missing item ids", items.is_null())
         leave_out("unreadable times", times.is_null())
         if self.earliest is not None:
-            leave_out("too early", times < self.earliest)
-        leave_out(self.too_late, times > self.latest)
+            leave_out("too early", times < self.earliest.beside(times))
+        leave_out(self.too_late, times > self.latest.beside(times))
         encoded = {
             **_numbers(user=(self.users, users), item=(self.items, items)),
             "timestamp": times,
@@ -206,7 +216,7 @@ class _Encoder:
         if batch.broken:
             self.removed["broken rows"] += len(batch.broken)
             hidden = self.salt is not None  # the text may have the user's id
-            self.ledger.reject("interactions", "broken rows", broken_rows(batch, hidden=hidden))
+            self.ledger.reject("interactions", "broken rows", broken_rows(batch, self.redact, hidden=hidden))
         number = self.origins.setdefault(batch.origin, len(self.origins))
         if number > _FILES:
             raise DataError(f"The log is in more than {_FILES:,} files or pages. Expected fewer: join them.")
@@ -323,9 +333,19 @@ def hash_key(privacy: Privacy) -> bytes | None:
     Raises
     ------
     ConfigError
-        The variable of the environment that holds it is not set.
+        The variable of the environment that holds it is not set, or empty.
     """
-    return expand_variables(privacy.salt, "data.privacy.salt").encode() if privacy.hash_users else None
+    if not privacy.hash_users:
+        return None
+    key = expand_variables(privacy.salt, "data.privacy.salt")
+    if (
+        key.strip() == re.sub(r"\$\{\w+\}", "", privacy.salt).strip()
+    ):  # what everybody knows who has the config
+        raise ConfigError(
+            f"data.privacy.salt is {privacy.salt}, and there is nothing in the environment variable. Expected a key that nobody can guess, "
+            "since whoever has it can find the users: export a long random text, and keep it."
+        )
+    return key.encode()
 
 
 def hash_ids(ids: pl.Series, salt: bytes) -> pl.Series:
@@ -334,14 +354,3 @@ def hash_ids(ids: pl.Series, salt: bytes) -> pl.Series:
     names = ids.drop_nulls().unique()
     hashes = [hashlib.blake2b(n.encode(), key=key, digest_size=16).hexdigest() for n in names.to_list()]
     return ids.replace_strict(names, pl.Series(hashes, dtype=pl.String), return_dtype=pl.String, default=None)
-
-
-def _last_second(date: str) -> int:
-    """Return the moment of a date, or the last second of a day."""
-    is_day = re.fullmatch(r"\d{4}-?\d\d-?\d\d|\d{4}-?W\d\d-?\d", date)
-    return _seconds(date) + (86_399 if is_day else 0)
-
-
-def _seconds(date: str) -> int:
-    when = datetime.fromisoformat(date)
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())

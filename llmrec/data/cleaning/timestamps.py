@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import polars as pl
@@ -15,6 +16,11 @@ _BELOW = {"s": 1e11, "ms": 1e14, "us": 1e17, "ns": float("inf")}
 _EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799  # dates are from the year 1 to the end of 9999
 
 
+# Codes of a time of day, with or without a sign for its padding. %s is none: like every number it counts in UTC.
+_CLOCK = re.compile("%[-_0]?[HIklTRXrc]")
+_ZONE = re.compile(r"%[:#]?z|%\+")
+
+
 class _Pattern(NamedTuple):
     text: str
     has_time: bool
@@ -24,6 +30,8 @@ class _Pattern(NamedTuple):
 _ISO = (
     _Pattern("%Y-%m-%dT%H:%M:%S%.f%#z", True, True),
     _Pattern("%Y-%m-%d %H:%M:%S%.f%#z", True, True),
+    _Pattern("%Y-%m-%dT%H:%M%#z", True, True),
+    _Pattern("%Y-%m-%d %H:%M%#z", True, True),
     _Pattern("%Y-%m-%dT%H:%M:%S%.f", True, False),
     _Pattern("%Y-%m-%d %H:%M:%S%.f", True, False),
     _Pattern("%Y-%m-%dT%H:%M", True, False),
@@ -64,18 +72,17 @@ class TimestampParser:
             return self._numbers(column)
         if self.form == "auto":  # nothing but nulls so far
             return pl.Series(column.name, [None] * len(column), dtype=pl.Int64)
-        text = column.cast(pl.String, strict=False)
+        text = _dates_as_text(column)
         if self.form == "iso":
             return self._patterns(text, _ISO)
-        has_time = any(code in self.form for code in ("%H", "%I", "%T", "%R", "%X", "%c", "%s"))
-        zone = any(code in self.form for code in ("%z", "%:z", "%#z"))
-        return self._patterns(text, (_Pattern(self.form, has_time, zone),))
+        pattern = _Pattern(self.form, bool(_CLOCK.search(self.form)), bool(_ZONE.search(self.form)))
+        return self._patterns(text, (pattern,))
 
     def _guess(self, column: pl.Series) -> str:
         numbers = column.cast(pl.Float64, strict=False).drop_nulls().abs()
         numbers = numbers.filter(numbers.is_finite())
         # A date such as 20240131 is a number too, and as seconds one in August 1970.
-        text = column.cast(pl.String, strict=False).drop_nulls()
+        text = _dates_as_text(column).drop_nulls()
         day = text.str.contains(r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$")
         if 2 * int(day.sum()) > len(text) or 2 * len(numbers) < len(text):
             return "iso"
@@ -124,3 +131,8 @@ class TimestampParser:
             # Where the clock is set back, an hour is there twice, and where it is set forward, one is not.
             column = column.dt.replace_time_zone(self.timezone, ambiguous="earliest", non_existent="null")
         return column.dt.epoch("s")
+
+
+def _dates_as_text(column: pl.Series) -> pl.Series:
+    """Return texts; 20240131 is one where pandas has made 20240131.0 of it, because another day is missing."""
+    return column.cast(pl.String, strict=False).str.replace(r"^(\d{8})\.0+$", "$1")

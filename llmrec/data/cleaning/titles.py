@@ -6,12 +6,13 @@ import html
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from html.entities import html5
 
 import polars as pl
 
 from llmrec.data.catalog import Catalog
 from llmrec.data.cleaning.ledger import Ledger, Step
-from llmrec.data.cleaning.redaction import redact
+from llmrec.data.cleaning.redaction import redact, redact_all
 from llmrec.data.cleaning.rows import as_ids, broken_rows
 from llmrec.data.sources.base import Batch
 from llmrec.errors import DataError
@@ -25,6 +26,8 @@ _TAGS = (
     "style|sub|sup|table|tbody|td|th|tr|tt|u|ul"
 )
 _MARKUP = re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]*)?/?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+# With its semicolon: without one HTML takes the start of "&region" for a sign too.
+_ENTITY = re.compile(r"&(?:#\d+|#x[\da-f]+|[a-z][a-z\d]*);", re.IGNORECASE | re.ASCII)
 # Control, format and private characters, the joiners of emoji and of Indic scripts apart.
 _CONTROL = r"[\p{Cc}\p{Co}\x{00AD}\x{200B}\x{200E}\x{200F}\x{202A}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{2069}\x{FEFF}]"
 _ELLIPSIS = "…"
@@ -49,8 +52,10 @@ def clean_catalog(
         The table is empty, or it has what the settings call an error.
     """
     attributes = [a for a in columns.attributes if a not in privacy.drop_attributes]
-    frame = _read(batches, columns, attributes, cleaning, ledger)
-    frame = _leave_out(frame, frame["item_id"].is_null(), "items without an id", "cleaning.missing", ledger)
+    kinds = privacy.redact
+    frame = _read(batches, columns, attributes, cleaning, kinds, ledger)
+    no_id = frame["item_id"].is_null()
+    frame = _leave_out(frame, no_id, "items without an id", "cleaning.missing", kinds, ledger)
     again = ~frame["item_id"].is_first_distinct()
     if again.any() and cleaning.duplicate_items == "error":
         twice = frame["item_id"].filter(again)[0]
@@ -60,7 +65,7 @@ def clean_catalog(
             "data.cleaning.duplicate_items to drop."
         )
     setting = f"cleaning.duplicate_items: {cleaning.duplicate_items}"
-    frame = _leave_out(frame, again, "further rows of an item", setting, ledger)
+    frame = _leave_out(frame, again, "further rows of an item", setting, kinds, ledger)
     every = frame.select("item_id")
     frame = _clean_texts(frame, ["title", *map(_own, attributes)], cleaning, privacy, ledger)
     frame = _titled(frame, cleaning, ledger)
@@ -76,12 +81,17 @@ def _own(attribute: str) -> str:
 
 
 def _read(
-    batches: Iterable[Batch], columns: Columns, attributes: list[str], cleaning: Cleaning, ledger: Ledger
+    batches: Iterable[Batch],
+    columns: Columns,
+    attributes: list[str],
+    cleaning: Cleaning,
+    kinds: Iterable[str],
+    ledger: Ledger,
 ) -> pl.DataFrame:
     parts, broken = [], 0
     for batch in batches:
         broken += len(batch.broken)
-        ledger.reject("items", "broken rows", broken_rows(batch))
+        ledger.reject("items", "broken rows", broken_rows(batch, kinds))
         parts.append(
             pl.DataFrame(
                 {
@@ -106,9 +116,11 @@ def _text(column: pl.Series) -> pl.Series:
 
 
 def _leave_out(
-    frame: pl.DataFrame, wrong: pl.Series, step: str, setting: str, ledger: Ledger
+    frame: pl.DataFrame, wrong: pl.Series, step: str, setting: str, kinds: Iterable[str], ledger: Ledger
 ) -> pl.DataFrame:
-    ledger.reject("items", step, frame.filter(wrong).select("origin", "row", "item_id", value="title"))
+    rows = frame.filter(wrong).select("origin", "row", "item_id", value="title")
+    # The file of rejects is kept too, and titles may not have been cleaned yet.
+    ledger.reject("items", step, rows.with_columns(redact_all(rows["value"], kinds)))
     frame = frame.filter(~wrong)
     ledger.add(Step(step, setting, "items", int(wrong.sum()), left=len(frame), faulty=True))
     if frame.is_empty():
@@ -152,12 +164,18 @@ def without_entities(column: pl.Series) -> pl.Series:
 
     def plain(text: str) -> str:
         for _ in range(3):  # &amp;amp; was escaped twice
-            text, before = html.unescape(text), text
+            text, before = _ENTITY.sub(_character, text), text
             if text == before:
                 break
         return text
 
     return _where(column, column.str.contains("&", literal=True), plain)
+
+
+def _character(entity: re.Match[str]) -> str:
+    """Return what an entity stands for; one that HTML does not have stays, since html.unescape would take a part of it."""
+    text = entity[0]
+    return html.unescape(text) if text[1] == "#" or text[1:] in html5 else text
 
 
 def without_markup(column: pl.Series) -> pl.Series:
@@ -206,7 +224,7 @@ def _titled(frame: pl.DataFrame, cleaning: Cleaning, ledger: Ledger) -> pl.DataF
             "text in every title, because the title is what the language model reads and writes. Fill the titles in, or set "
             "data.cleaning.empty_titles to drop or id."
         )
-    return _leave_out(frame, empty, "empty titles", setting, ledger)
+    return _leave_out(frame, empty, "empty titles", setting, (), ledger)
 
 
 def _merged(frame: pl.DataFrame, cleaning: Cleaning, ledger: Ledger) -> tuple[pl.DataFrame, pl.DataFrame]:

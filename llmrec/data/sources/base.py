@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from llmrec.errors import ConfigError
+from llmrec.settings.secrets import without_password
 
 __all__ = ["Batch", "BrokenRow", "GrowingSource", "Source", "expand_variables", "without_secrets"]
 
@@ -111,4 +112,4 @@ def expand_variables(text: str, setting: str) -> str:
 
 def without_secrets(url: str) -> str:
     """Return a URL for messages and files, without password and query."""
-    return re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:...@", url).partition("?")[0]
+    return without_password(url).partition("?")[0]
