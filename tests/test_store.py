@@ -25,6 +25,7 @@ import llmrec.data.sources.sql as sql_module
 import llmrec.data.sources.store as store_module
 import llmrec.data.update as update_module
 from llmrec.data.load import load_data, open_log
+from llmrec.data.sources.files import FileSource
 from llmrec.data.sources.store import MANIFEST, read_manifest
 from llmrec.data.update import update_store
 from llmrec.errors import ConfigError, DataError
@@ -384,6 +385,99 @@ def test_a_half_row_of_any_file_waits_until_nothing_more_comes(tmp_path):
         file.write("99\n")
     with pytest.raises(DataError, match="goes on in the middle of its last row"):
         update_store(data)
+
+
+@pytest.fixture
+def growing(tmp_path):
+    """Return a function that adds text to a log and updates, and what settings that has."""
+    path = tmp_path / "log.csv"
+    data = data_of(tmp_path, str(path))
+
+    def add(text):
+        with path.open("a", newline="") as file:
+            file.write(text)
+        return update_store(data)
+
+    return add, data
+
+
+def as_read_whole(data):
+    return stored_rows(open_log(data)) == stored_rows(open_log(data.model_copy(update={"store": None})))
+
+
+def stored_rows(log):
+    rows, broken = [], []
+    for batch in log.batches(COLUMNS):
+        rows += zip(batch.rows.tolist(), batch.frame.rows(), strict=True)
+        broken += [(row.row, row.text) for row in batch.broken]
+    return rows, broken
+
+
+HEADER = "user_id,item_id,timestamp,comment\n"
+COMMENTED = 'u1,i1,1,ok\nu2,i2,2,"one\ntwo, ""quoted""\r\n\nu9,i9,9,no\n""\n"\r\nu3,i3\nu4,i4,4,"a"b\nu5,i5,5,"""\n"""\nu6,i6,6,\n'
+
+
+@pytest.mark.parametrize("cut", range(len(COMMENTED) + 1))
+def test_a_file_cut_anywhere_is_taken_as_if_it_had_been_whole(growing, cut):
+    add, data = growing
+    first = add(HEADER + COMMENTED[:cut])
+    assert not Counter(stored(data)) - Counter([*rows_of(COMMENTED)])  # nothing yet that is no row
+    second = add(COMMENTED[cut:] + "u7,i7,7,last\n")
+    assert as_read_whole(data)
+    assert (first.added + second.added, second.total, second.left) == (7, 7, "")
+
+
+def rows_of(text):
+    """Return what there is in COMMENTED, as a store has it."""
+    good = [(f"u{n}", f"i{n}", str(n)) for n in (1, 2, 5, 6)]
+    return [*good, ("broken", 3, "u3,i3"), ("broken", 4, 'u4,i4,4,"a"b')]
+
+
+def test_a_stray_quote_holds_rows_back_for_one_update(growing):
+    add, data = growing
+    done = add(HEADER + 'u1,i1,1,ok\nu2,i2,2,"oops\nu3,i3,3,ok\n')
+    assert (done.added, "Row 2 of" in done.left) == (1, True)
+    assert add("").added == 0  # nobody has gone on yet
+    assert (add("u4,i4,4,ok\n").added, as_read_whole(data)) == (3, True)
+    assert (add('u5,i5,5,"half\na').added, add(' row"\n').added) == (0, 1)
+    assert (add('u6,i6,6,"stray\nu7,i7,7,ok\n').added, add("u8,i8,8,ok\n").added) == (0, 3)
+    assert as_read_whole(data)
+    assert [row for row, _ in stored_rows(open_log(data))[1]] == [2, 6]
+    # What closes the quote makes one row of several that have been taken.
+    with pytest.raises(DataError, match=r"row 6 of .* was taken as broken.*goes on over rows"):
+        add('u9,i9,9,"\n')
+
+
+def test_a_stray_quote_in_a_file_with_another_behind_it_holds_rows_back_for_one_update(tmp_path):
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.write_text(HEADER + 'u1,i1,1,"oops\nu2,i2,2,ok\n')
+    second.write_text(HEADER + "u3,i3,3,ok\n")
+    data = data_of(tmp_path, [str(first), str(second)])
+    done = update_store(data)
+    assert (done.added, "Row 1 of" in done.left) == (1, True)
+    done = update_store(data)
+    assert (done.added, done.left) == (2, "")
+    assert update_store(data).added == 0
+
+
+def test_a_quote_that_is_open_while_the_file_is_written_to_is_not_yet_a_stray_one(growing, monkeypatch):
+    add, data = growing
+    path = Path(data.interactions.location[0])
+    batches = FileSource.batches
+
+    def slowly(self, columns):
+        with path.open("a") as file:
+            file.write("two\n")
+        return batches(self, columns)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSource, "batches", slowly)
+        assert add(HEADER + 'u1,i1,1,ok\nu2,i2,2,"one\n').added == 1
+    assert (
+        update_store(data).added == 0
+    )  # the file is as it was when it was read, though larger than when that began
+    assert add('three"\n').added == 1
+    assert as_read_whole(data)
 
 
 def test_a_parquet_file_of_any_name_has_no_half_rows(tmp_path):
