@@ -480,6 +480,49 @@ def test_a_quote_that_is_open_while_the_file_is_written_to_is_not_yet_a_stray_on
     assert as_read_whole(data)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "latin-1", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp037", "gb18030"],
+)
+def test_a_row_with_a_line_end_never_waits_whatever_the_encoding(tmp_path, encoding, end):
+    path = tmp_path / "log.csv"
+    data = data_of(tmp_path, {"location": str(path), "encoding": encoding})
+    rows = [f"u{n},ä{n},{n}{end}" for n in range(1, 5)]
+    for count, rest in ((2, ""), (3, ""), (3, "u4,ä"), (4, "")):
+        text = f"user_id,item_id,timestamp{end}{''.join(rows[:count])}{rest}"
+        path.write_bytes(text.encode(encoding))
+        done = update_store(data)
+        assert (done.total, bool(done.left)) == (count, bool(rest))
+    assert stored(data) == [(f"u{n}", f"ä{n}", str(n)) for n in range(1, 5)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_row_that_was_taken_without_its_line_end_may_get_it(tmp_path, encoding, end):
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    texts = ["user_id,item_id,timestamp\nu1,i1,1\nu2,i2,2", "user_id,item_id,timestamp\nu3,i3,3\n"]
+    for path, text in zip((first, second), texts, strict=True):
+        path.write_bytes(text.encode(encoding))
+    data = data_of(tmp_path, {"location": [str(first), str(second)], "encoding": encoding})
+    assert [update_store(data).total for _ in range(3)] == [2, 3, 3]
+    for text, total in ((end, 3), ("u4,i4,4\n", 4)):
+        with first.open("ab") as file:
+            file.write(text.encode(encoding))
+        assert update_store(data).total == total
+    assert stored(data)[-1] == ("u4", "i4", "4")
+
+
+def test_a_broken_last_row_with_a_line_end_does_not_wait(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"user_id": "u", "item_id": "i", "timestamp": 1}\n{"user_id": \n')
+    data = data_of(tmp_path, [str(path)])
+    assert [(done.added, done.left) for done in (update_store(data), update_store(data))] == [
+        (2, ""),
+        (0, ""),
+    ]
+
+
 def test_a_parquet_file_of_any_name_has_no_half_rows(tmp_path):
     path = tmp_path / "log.pq"
     pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": [1]}).write_parquet(path)

@@ -15,6 +15,7 @@ import polars as pl
 from llmrec.data.sources.base import Batch
 from llmrec.data.sources.files import FileSource
 from llmrec.data.sources.records import BEHIND_QUOTE, UNCLOSED
+from llmrec.data.sources.text import line_ends_at
 from llmrec.errors import DataError
 from llmrec.settings.data import SourceSettings
 
@@ -29,7 +30,7 @@ class _Read:
     size: int  # bytes that it had when reading began, and ...
     sha256: str  # ... what they were
     mtime: int | None  # nanoseconds; None while there may be more to read
-    half: Literal["", "left", "taken"] = ""  # what was done about a last row that may be half a row
+    half: Literal["", "left", "taken"] = ""  # what was done about rows that may be half a row
     open: int = 0  # a row whose quote was not closed: not taken yet, or taken as broken; 0 for none
 
 
@@ -153,18 +154,11 @@ class GrowingFiles:
         """Say why the last row of a file may be half a row; nothing where it is a whole one."""
         if path in self.whole:
             return ""
-        last = _last_row(batch)
         grew = path.stat().st_size != before.st_size
-        is_broken = any(row.row == last for row in batch.broken)
-        if not grew and not is_broken:
-            with path.open("rb") as file:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) == b"\n":
-                    return ""
-        return f"Row {last:,} of {path} is left for the next update: " + (
-            "the file is being written to."
-            if grew
-            else "it has no line end, or is broken, and may be half a row."
+        if not grew and line_ends_at(path, self.source.encoding, before.st_size):
+            return ""
+        return f"Row {_last_row(batch):,} of {path} is left for the next update: " + (
+            "the file is being written to." if grew else "it has no line end, and may be half a row."
         )
 
     def _check_missing(self, known: Mapping[str, _Read]) -> None:
@@ -189,7 +183,8 @@ class GrowingFiles:
             raise self._changed(f"the first {was.size:,} bytes of {path} have changed")
         if was.size and size > was.size and path in self.whole:
             raise self._changed(f"{path} has grown, and a file of this kind is written once")
-        if was.half == "taken" and size > was.size:
+        goes_on = was.half == "taken" and size > was.size
+        if goes_on and not line_ends_at(path, self.source.encoding, was.size):
             raise self._changed(
                 f"{path} goes on in the middle of its last row, which has been taken as it was"
             )
