@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
@@ -322,6 +323,87 @@ def test_messages_have_no_secrets(server, monkeypatch):
     monkeypatch.delenv("SHOP_TOKEN")
     with pytest.raises(ConfigError, match="SHOP_TOKEN"):
         source(url)
+
+
+ECHOED = {
+    "as it is": lambda secret: secret.replace(" ", "+"),
+    "quoted": lambda secret: quote(secret, safe=""),
+    "quoted in small letters": lambda secret: re.sub(
+        "%..", lambda m: m.group().lower(), quote(secret, safe="")
+    ),
+}
+
+
+@pytest.mark.parametrize("spelt", ECHOED)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_key_that_is_echoed_is_in_no_file_and_may_change(server, tmp_path, monkeypatch, spelt, whole):
+    def wrap(events, following):
+        key = ECHOED[spelt](parse_qs(urlsplit(server.asked[-1]).query)["key"][0])
+        return {"data": events, "next_cursor": following and f"{server.url}?key={key}&cursor={following}"}
+
+    def set_key(key):
+        monkeypatch.setenv("SHOP_KEY", key)
+        monkeypatch.setenv("SHOP_URL", f"{server.url}?key={quote(key)}")
+
+    server.wrap = wrap
+    set_key("t0p s3cret/ü")
+    location = "${SHOP_URL}" if whole else server.url + "?key=${SHOP_KEY}"
+    data = store_of(tmp_path, server).model_copy(
+        update={"interactions": SourceSettings(location=(location,))}
+    )
+    assert update_store(data).added == 25
+    texts = [path.read_bytes() for path in data.store.iterdir()]
+    assert not [text for text in texts if b"s3cret" in text or b"t0p" in text]
+    server.events.append({"user_id": "new", "item_id": 1, "timestamp": 1})
+    set_key("an0ther&key")
+    server.asked.clear()
+    assert update_store(data).added == 1
+    asked = [parse_qs(urlsplit(path).query) for path in server.asked]
+    assert asked == [{"key": ["an0ther&key"]}, {"key": ["an0ther&key"], "cursor": ["20"]}]
+    assert stored(data) == expected(server)
+
+
+def test_a_store_with_the_key_in_its_cursor_goes_on_and_loses_it(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHOP_KEY", SECRET)
+    server.wrap = lambda events, n: {
+        "data": events,
+        "next_cursor": n and f"{server.url}?key=t0p+s3cret%2F&cursor={n}",
+    }
+    location = server.url + "?key=${SHOP_KEY}"
+    data = store_of(tmp_path, server).model_copy(
+        update={"interactions": SourceSettings(location=(location,))}
+    )
+    update_store(data)
+    manifest = data.store / "store.json"
+    manifest.write_text(manifest.read_text().replace("${SHOP_KEY}", "t0p+s3cret%2F"))
+    server.events.append({"user_id": "new", "item_id": 1, "timestamp": 1})
+    assert update_store(data).added == 1
+    assert "s3cret" not in manifest.read_text()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": [], "next_cursor": {"url": SECRET}},
+        {"data": [], "next": f"/events?key={quote(SECRET)}"},
+        {"data": [1], "next_cursor": f"/v1/events?key={quote(SECRET)}"},  # of itself
+        {"data": [1], "next_cursor": SECRET + "\ud83d"},
+        {SECRET: []},
+        f"{' ' * 92}{SECRET}",
+    ],
+)
+def test_messages_about_answers_have_no_secrets(server, monkeypatch, content, whole):
+    monkeypatch.setenv("SHOP_KEY", SECRET)
+    monkeypatch.setenv("SHOP_URL", f"{server.url}?key={quote(SECRET)}")
+    body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+    server.faults = [lambda request: request.raw(body)] * 3
+    with pytest.raises(DataError) as caught:
+        read(source("${SHOP_URL}" if whole else server.url + "?key=${SHOP_KEY}"))
+    text = str(caught.value)
+    assert "..." in text
+    assert "t0p" not in text
+    assert "s3cret" not in text
 
 
 def test_endpoints_that_are_not_there():

@@ -63,24 +63,26 @@ class HttpSource:
         """
         about = {"kind": "http", "endpoint": self.name, "parameters": dict(self.paging.parameters)}
         if since is not None and (was := {name: since.get(name) for name in about}) != about:
-            raise DataError(
+            raise self._error(
                 f"{self.setting} is {about}, and what has been read until now was {was}. Expected the same: go back to it, or "
                 "remove the folder data.store and update again, which reads everything."
             )
         cursor, had, total = (None, 0, 0) if since is None else (since["cursor"], since["had"], since["rows"])
+        cursor = self.client.from_store(cursor)
         with self.client.open():
             for number, page in enumerate(self._pages(cursor)):
                 skipped = had if number == 0 else 0
                 if skipped and digest_of(page.records[:skipped]) != (since or {})["digest"]:
-                    raise DataError(
+                    raise self._error(
                         f"The page of {self.name} that was read last has changed: it had {skipped:,} records and has "
                         f"{len(page.records):,}, which do not begin with the same. Expected an endpoint that only grows, oldest "
                         "events first. To read everything again, remove the folder data.store and update."
                     )
                 batch = self._batch(page.records[skipped:], columns, total + 1)
                 total += len(page.records) - skipped
-                state = {"cursor": page.cursor, "had": len(page.records), "digest": digest_of(page.records)}
-                where = "the first page" if page.cursor is None else page.cursor.partition("?")[0]
+                read = self.client.to_store(page.cursor)  # a URL of the next page may have a key in it
+                state = {"cursor": read, "had": len(page.records), "digest": digest_of(page.records)}
+                where = "the first page" if read is None else read.partition("?")[0]
                 yield batch, {**about, **state, "rows": total, "watermark": f"event {total:,}, on {where}"}
 
     def _pages(self, cursor: str | None) -> Iterator[_Page]:
@@ -94,7 +96,7 @@ class HttpSource:
             if following is None or (following == cursor and not records):
                 return
             if following in seen:
-                raise DataError(
+                raise self._error(
                     f"{self.name} answers with the cursor {following!r} of a page that was read already, so its pages have no end. "
                     f"Expected a new one: paging.next is {self.paging.next!r} and is sent as {self.paging.parameter!r}, "
                     "which must be the parameter that the endpoint reads."
@@ -108,7 +110,7 @@ class HttpSource:
             return found
         names = list(_fields(answer)) if isinstance(answer, dict) else []
         there = f"an object with {', '.join(names[:20])}" if names else f"a {type(answer).__name__}"
-        raise DataError(
+        raise self._error(
             f"{self.name} answers with {there}, and paging.records is {path!r}{nearest(path, names)}, "
             f"where there is {'nothing' if found is None else f'a {type(found).__name__}'}. Expected a list of events: set "
             'paging.records to its dotted path, or "" where the answer is the list.'
@@ -120,7 +122,7 @@ class HttpSource:
         if found not in (None, "", False):
             if isinstance(found, (str, int)) and found is not True:
                 return str(found)
-            raise DataError(
+            raise self._error(
                 f"{self.name} has {found!r} as paging.next, {self.paging.next!r}. Expected a text or a number: the dotted path of the "
                 "next cursor or URL."
             )
@@ -132,11 +134,14 @@ class HttpSource:
         if said := [
             f"{name}: {value!r}" for name, value in more.items() if value not in (None, "", False, 0, [])
         ]:
-            raise DataError(
+            raise self._error(
                 f"{self.name} has no {self.paging.next!r}, which is paging.next, but says {', '.join(said)}. Expected the cursor of the "
                 "next page: set paging.next to its dotted path."
             )
         return None
+
+    def _error(self, message: str) -> DataError:
+        return DataError(self.client.masked(message))
 
     def _batch(self, records: Sequence[Any], columns: Sequence[str], first: int) -> Batch:
         numbered = list(enumerate(records, first))
