@@ -375,7 +375,10 @@ def test_a_store_with_the_key_in_its_cursor_goes_on_and_loses_it(server, tmp_pat
     )
     update_store(data)
     manifest = data.store / "store.json"
-    manifest.write_text(manifest.read_text().replace("${SHOP_KEY}", "t0p+s3cret%2F"))
+    content = json.loads(manifest.read_text())
+    del content["state"]["location"]
+    content["state"]["cursor"] = f"{server.url}?key=t0p+s3cret%2F&cursor=20"
+    manifest.write_text(json.dumps(content))
     server.events.append({"user_id": "new", "item_id": 1, "timestamp": 1})
     assert update_store(data).added == 1
     assert "s3cret" not in manifest.read_text()
@@ -471,3 +474,36 @@ def test_an_endpoint_that_does_more_than_grow_is_an_error(server, tmp_path):
                 update={"interactions": SourceSettings(location=(server.url + "2",))}
             )
         )
+
+
+def test_a_query_of_the_url_is_a_part_of_what_is_read(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHOP_TOKEN", SECRET)
+
+    def of(location):
+        return store_of(tmp_path, server).model_copy(
+            update={
+                "interactions": SourceSettings(
+                    location=(server.url.replace("://", location[0]) + location[1],)
+                )
+            }
+        )
+
+    data = of(("://reader:${SHOP_TOKEN}@", "?shop=a"))
+    update_store(data)
+    manifest = tmp_path / "store" / "store.json"
+    before = manifest.read_text()
+    with pytest.raises(DataError, match=r"shop=b.*shop=a.*Expected the same") as caught:
+        update_store(of(("://reader:${SHOP_TOKEN}@", "?shop=b")))
+    assert "s3cret" not in str(caught.value)
+    assert manifest.read_text() == before
+    server.events.append({"user_id": "new", "item_id": 1, "timestamp": 1})
+    assert (
+        update_store(of(("://other:${SHOP_TOKEN}@", "?shop=a"))).added == 1
+    )  # another user is no other source
+    # A store of before does not have the location, and goes on.
+    content = json.loads(manifest.read_text())
+    del content["state"]["location"]
+    manifest.write_text(json.dumps(content))
+    assert update_store(data).added == 0
+    with pytest.raises(DataError, match="Expected the same"):
+        update_store(of(("://", "?shop=b")))

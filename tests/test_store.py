@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -291,6 +293,44 @@ def test_a_table_that_does_more_than_grow_is_an_error(tmp_path, change, said):
         update_store(source.data)
     assert "\n" not in str(caught.value)
     assert stored(source.data) == before
+
+
+def other_place(data, location):
+    interactions = data.interactions.model_copy(update={"location": (location,)})
+    return data.model_copy(update={"interactions": interactions})
+
+
+@pytest.mark.parametrize(
+    "location", ["sqlite:///{}/other.db", "sqlite:///{}/shop.db?timeout=9", "${{SHOP_URL}}"]
+)
+def test_a_table_of_the_same_name_elsewhere_is_another_one(tmp_path, monkeypatch, location):
+    source = Database(tmp_path)
+    source.add([1, 1])
+    monkeypatch.setenv("SHOP_URL", f"sqlite:///{tmp_path}/shop.db")
+    data = other_place(source.data, "${SHOP_URL}") if "$" in location else source.data
+    update_store(data)
+    before = stored(data)
+    shutil.copy(tmp_path / "shop.db", tmp_path / "other.db")
+    monkeypatch.setenv("SHOP_URL", f"sqlite:///{tmp_path}/other.db")
+    with pytest.raises(DataError, match="Expected the same: go back to it"):
+        update_store(other_place(data, location.format(tmp_path)))
+    assert stored(data) == before
+
+
+def test_a_store_that_does_not_say_where_its_rows_are_from_goes_on_and_says_it_then(tmp_path):
+    source = Database(tmp_path)
+    source.add([1, 1])
+    update_store(source.data)
+    path = source.data.store / MANIFEST
+    content = json.loads(path.read_text())
+    for name in ("location", "place"):
+        del content["state"][name]
+    path.write_text(json.dumps(content))
+    source.add([1])
+    assert update_store(source.data).added == 1
+    shutil.copy(tmp_path / "shop.db", tmp_path / "other.db")
+    with pytest.raises(DataError, match="Expected the same"):
+        update_store(other_place(source.data, f"sqlite:///{tmp_path}/other.db"))
 
 
 def test_a_trimmed_table_may_lose_old_rows_but_not_gain_any(tmp_path):

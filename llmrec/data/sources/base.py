@@ -12,9 +12,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, DataError
 
-__all__ = ["Batch", "BrokenRow", "GrowingSource", "Source", "expand_variables", "without_secrets"]
+__all__ = [
+    "Batch",
+    "BrokenRow",
+    "GrowingSource",
+    "Source",
+    "check_same",
+    "expand_variables",
+    "without_secrets",
+    "without_user",
+]
 
 
 @dataclass(frozen=True)
@@ -112,3 +121,31 @@ def expand_variables(text: str, setting: str) -> str:
 def without_secrets(url: str) -> str:
     """Return a URL for messages and files, without password and query."""
     return re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:...@", url).partition("?")[0]
+
+
+def without_user(url: str) -> str:
+    """Return a URL without user and password, whichever of them it has."""
+    return re.sub(r"://[^/@]*@", "://", url)
+
+
+def check_same(about: Mapping[str, Any], since: Mapping[str, Any] | None, setting: str) -> None:
+    """Check that new rows are of the source that has been read until now.
+
+    Parameters
+    ----------
+    about
+        What tells a source from another.
+    since
+        The state of the last update, with the same; a store of before may lack some of it.
+
+    Raises
+    ------
+    DataError
+        They are of another.
+    """
+    was = {name: since[name] for name in about if name in since} if since is not None else {}
+    if {**about, **was} != about:
+        raise DataError(
+            f"{setting} is {about}, and what has been read until now was {was}. Expected the same: go back to it, or remove the "
+            "folder data.store and update again, which reads everything."
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llmrec.data.sources.base import Batch, BrokenRow
+from llmrec.data.sources.base import Batch, BrokenRow, check_same, without_user
 from llmrec.data.sources.http_client import Client
 from llmrec.data.sources.values import column_of, digest_of, text_of
 from llmrec.errors import DataError, nearest
@@ -37,6 +37,7 @@ class HttpSource:
             )
         self.client = Client(source.location[0], source.paging, setting)
         self.name = self.client.name
+        self.location = without_user(source.location[0])
 
     def columns(self) -> list[str]:
         """Return the fields of the first page's records; those of nested objects with dots: user.id."""
@@ -61,12 +62,9 @@ class HttpSource:
         The state is the cursor of the last page, how many records it had, and their digest: the page is asked for again, since it
         may have become longer.
         """
-        about = {"kind": "http", "endpoint": self.name, "parameters": dict(self.paging.parameters)}
-        if since is not None and (was := {name: since.get(name) for name in about}) != about:
-            raise self._error(
-                f"{self.setting} is {about}, and what has been read until now was {was}. Expected the same: go back to it, or "
-                "remove the folder data.store and update again, which reads everything."
-            )
+        about: dict[str, Any] = {"kind": "http", "location": self.location, "endpoint": self.name}
+        about |= {"parameters": dict(self.paging.parameters)}
+        check_same(about, since, self.setting)
         cursor, had, total = (None, 0, 0) if since is None else (since["cursor"], since["had"], since["rows"])
         cursor = self.client.from_store(cursor)
         with self.client.open():

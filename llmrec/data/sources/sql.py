@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from llmrec import cache
-from llmrec.data.sources.base import Batch
+from llmrec.data.sources.base import Batch, check_same, without_user
 from llmrec.data.sources.sql_engine import open_engine
 from llmrec.data.sources.values import column_of, digest_of
 from llmrec.errors import DataError, nearest
@@ -45,6 +45,7 @@ class SqlSource:
                 f"{setting} has {len(source.location)} locations. Expected one URL: a query can join tables."
             )
         self.engine, self.place, self.secrets = open_engine(source.location[0], setting)
+        self.location = without_user(source.location[0])
         self.name = f"{self.place} ({source.table if source.table is not None else 'query'})"
 
     def columns(self) -> list[str]:
@@ -80,12 +81,13 @@ class SqlSource:
         """
         cursor = self.source.cursor
         assert cursor is not None
-        subject = {"kind": "sql", "table": self.source.table, "query": self.source.query, "cursor": cursor}
-        if since is not None and (was := {name: since.get(name) for name in subject}) != subject:
-            raise DataError(
-                f"{self.setting} is {subject}, and what has been read until now was {was}. Expected the same: go back to it, or "
-                "remove the folder data.store and update again, which reads everything."
-            )
+        subject: dict[str, Any] = {
+            "kind": "sql",
+            "location": self.location,
+            "place": without_user(self.place),
+        }
+        subject |= {"table": self.source.table, "query": self.source.query, "cursor": cursor}
+        check_same(subject, since, self.setting)
         total = 0 if since is None else int(since["rows"])
         last = None if since is None else _unpack(since["last"])
         tied = Counter[str]() if since is None else Counter(since["tied"])
