@@ -14,9 +14,10 @@ import pytest
 
 import llmrec.data.sources.http_client as client_module
 from llmrec.data.sources import open_source
+from llmrec.data.sources.values import digest_of
 from llmrec.data.update import update_store
 from llmrec.errors import ConfigError, DataError
-from llmrec.settings.data import Data, SourceSettings
+from llmrec.settings.data import Data, Privacy, SourceSettings
 
 COLUMNS = ["user_id", "item_id", "timestamp"]
 
@@ -507,3 +508,23 @@ def test_a_query_of_the_url_is_a_part_of_what_is_read(server, tmp_path, monkeypa
     assert update_store(data).added == 0
     with pytest.raises(DataError, match="Expected the same"):
         update_store(of(("://", "?shop=b")))
+
+
+def test_the_digest_of_a_page_cannot_be_tried_out_where_users_are_hashed(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_SALT", "salt")
+    data = store_of(tmp_path, server).model_copy(update={"privacy": Privacy(hash_users=True)})
+    manifest = data.store / "store.json"
+    update_store(data)
+    content = json.loads(manifest.read_text())
+    without_key = digest_of(server.events[20:])
+    assert content["state"]["digest"] != without_key
+    # A store of before goes on.
+    content["state"] |= {"digest": without_key}
+    del content["state"]["keyed"]
+    manifest.write_text(json.dumps(content))
+    server.events.append({"user_id": "new", "item_id": 1, "timestamp": 1})
+    assert update_store(data).added == 1
+    assert json.loads(manifest.read_text())["state"]["digest"] != digest_of(server.events[20:])
+    server.events[-1]["item_id"] = 2
+    with pytest.raises(DataError, match="has changed"):
+        update_store(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -31,7 +32,7 @@ from llmrec.data.sources.files import FileSource
 from llmrec.data.sources.store import MANIFEST, read_manifest
 from llmrec.data.update import update_store
 from llmrec.errors import ConfigError, DataError
-from llmrec.settings.data import Data
+from llmrec.settings.data import Data, Privacy
 
 COLUMNS = ("user_id", "item_id", "timestamp")
 
@@ -238,7 +239,7 @@ def test_a_real_kill_loses_and_doubles_nothing(tmp_path):
         """
         import sys, time
         import llmrec.data.sources.sql as sql, llmrec.data.update as update
-        from llmrec.settings.data import Data
+        from llmrec.settings.data import Data, Privacy
         sql._BATCH, update._PART = 50, 100
         update.update_store(Data.model_validate_json(open(sys.argv[1]).read()), lambda rows: print(rows, flush=True))
         """
@@ -618,6 +619,38 @@ def test_hashed_users_are_hashed_in_the_store_and_once(tmp_path, monkeypatch):
         update_store(data)
     with pytest.raises(DataError, match="hash_users"):
         update_store(source.data)
+
+
+@pytest.mark.parametrize("kind", [Database, Files])
+def test_no_digest_in_a_store_of_hashed_users_can_be_tried_out(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("LLMREC_SALT", "salt")
+    source = kind(tmp_path)
+    source.add([1, 0])
+    data = source.data.model_copy(update={"privacy": Privacy(hash_users=True)})
+    update_store(source.data.model_copy(update={"store": tmp_path / "plain"}))
+    update_store(data)
+    plain, hashed = (
+        json.loads((folder / MANIFEST).read_text()) for folder in (tmp_path / "plain", data.store)
+    )
+    without_key = digests_in(plain["state"])
+    assert without_key
+    assert not without_key & digests_in(hashed["state"])
+    assert len(digests_in(hashed["state"])) == len(without_key)
+    # A store of before, whose digests have no key, goes on: it says nothing about keys.
+    before = hashed["state"]
+    for name in ("files", "tied"):
+        before |= {name: plain["state"][name]} if name in before else {}
+    del before["keyed"]
+    (data.store / MANIFEST).write_text(json.dumps(hashed | {"state": before}))
+    assert update_store(data).added == 0
+    source.add([0, 0])
+    done = update_store(data)
+    assert (done.added, done.total) == (2 + (kind is Files), len(source.rows()))
+    assert not without_key & digests_in(json.loads((data.store / MANIFEST).read_text()))
+
+
+def digests_in(state):
+    return set(re.findall(r'"([0-9a-f]{32,})"', json.dumps(state)))
 
 
 @pytest.mark.parametrize("hashed", [False, True])

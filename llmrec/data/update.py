@@ -94,7 +94,7 @@ def _update(
         manifest = new
         gathered.clear()
 
-    for batch, after in source.new_batches(columns, manifest.state):
+    for batch, after in source.new_batches(columns, manifest.state, key):
         if key is not None:
             batch = _hashed(batch, data, key)
         if gathered and not _fits(gathered, batch):

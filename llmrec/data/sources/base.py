@@ -80,7 +80,7 @@ class GrowingSource(Source, Protocol):
     """A source that can give what is new since it was read last."""
 
     def new_batches(
-        self, columns: Sequence[str], since: Mapping[str, Any] | None
+        self, columns: Sequence[str], since: Mapping[str, Any] | None, key: bytes | None = None
     ) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield the rows that have been added, each batch with the state after it.
 
@@ -89,6 +89,9 @@ class GrowingSource(Source, Protocol):
         since
             The state that came with the last batch that was kept, JSON-ready; ``None`` for everything. Going on from it gives
             every row after that batch once, and none before it again.
+        key
+            What digests of rows in the state are keyed with, where user ids are hashed: without one, whoever has the state could
+            try out which user a row is of. A state of before may have digests without it.
 
         Raises
         ------

@@ -16,6 +16,7 @@ from llmrec.data.sources.base import Batch
 from llmrec.data.sources.files import FileSource
 from llmrec.data.sources.records import BEHIND_QUOTE, UNCLOSED
 from llmrec.data.sources.text import line_ends_at
+from llmrec.data.sources.values import keyed
 from llmrec.errors import DataError
 from llmrec.settings.data import SourceSettings
 
@@ -53,6 +54,7 @@ class GrowingFiles:
         # Written once: rows at their end would not be bytes at their end.
         self.whole = {f.path for f in files.files if f.format == "parquet" or f.packed}
         self.name = files.name
+        self.key: bytes | None = None
 
     def columns(self) -> list[str]:
         """Return the names of the columns."""
@@ -67,7 +69,7 @@ class GrowingFiles:
         return self.files.digests()
 
     def new_batches(
-        self, columns: Sequence[str], since: Mapping[str, Any] | None
+        self, columns: Sequence[str], since: Mapping[str, Any] | None, key: bytes | None = None
     ) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield the rows of new files, and those at the end of text files that have grown.
 
@@ -84,11 +86,14 @@ class GrowingFiles:
                 f"{self.setting} is files, and what has been read until now was {since.get('kind')}. Expected the same: go back to "
                 "it, or remove the folder data.store and update again, which reads everything."
             )
+        self.key = key
         known = {path: _Read(**was) for path, was in ({} if since is None else since["files"]).items()}
+        if since is not None and not since.get("keyed"):
+            known = {path: replace(was, sha256=keyed(was.sha256, key)) for path, was in known.items()}
         self._check_missing(known)
         left: list[str] = []
         for path in self.paths:
-            was = known.get(str(path), _Read(0, 0, hashlib.sha256().hexdigest(), None))
+            was = known.get(str(path), _Read(0, 0, self._digest(path, 0), None))
             stat = path.stat()
             if (stat.st_size, stat.st_mtime_ns) == (was.size, was.mtime):
                 continue
@@ -99,7 +104,7 @@ class GrowingFiles:
             begun = replace(
                 was,
                 size=stat.st_size,
-                sha256=_digest(path, stat.st_size),
+                sha256=self._digest(path, stat.st_size),
                 mtime=None,
                 half="",
                 open=was.open if was.open <= was.rows else 0,
@@ -132,7 +137,8 @@ class GrowingFiles:
                     known[str(path)] = replace(done, rows=max(last, was.rows))
                 state = {name: vars(read) for name, read in known.items()}
                 mark = f"{path.name}, row {max(last, was.rows):,}"
-                yield batch, {"kind": "files", "files": state, "watermark": mark, "left": " ".join(left)}
+                said = {"watermark": mark, "left": " ".join(left)}
+                yield batch, {"kind": "files", "files": state, "keyed": key is not None, **said}
                 if first:
                     break
 
@@ -168,7 +174,7 @@ class GrowingFiles:
         for name in sorted(missing):
             was = known[name]
             for path in new:
-                if path.stat().st_size >= was.size and _digest(path, was.size) == was.sha256:
+                if path.stat().st_size >= was.size and self._digest(path, was.size) == was.sha256:
                     raise self._changed(f"{name} is called {path} now", "Give it its old name back")
             if not self.source.trimmed:
                 raise self._changed(
@@ -179,7 +185,7 @@ class GrowingFiles:
         """Stop where the bytes that were read are not those that are there."""
         if size < was.size:
             raise self._changed(f"{path} had {was.size:,} bytes and has {size:,}")
-        if _digest(path, was.size) != was.sha256:
+        if self._digest(path, was.size) != was.sha256:
             raise self._changed(f"the first {was.size:,} bytes of {path} have changed")
         if was.size and size > was.size and path in self.whole:
             raise self._changed(f"{path} has grown, and a file of this kind is written once")
@@ -188,6 +194,10 @@ class GrowingFiles:
             raise self._changed(
                 f"{path} goes on in the middle of its last row, which has been taken as it was"
             )
+
+    def _digest(self, path: Path, size: int) -> str:
+        """Return a digest of a file's first bytes, the SHA-256 where there is no key."""
+        return keyed(_sha256(path, size), self.key)
 
     def _changed(
         self, what: str, advice: str = "Put new events into new files, or at the end of text files"
@@ -237,7 +247,7 @@ def _last_row(batch: Batch) -> int:
     return max(int(np.max(batch.rows, initial=0)), max((row.row for row in batch.broken), default=0))
 
 
-def _digest(path: Path, size: int) -> str:
+def _sha256(path: Path, size: int) -> str:
     """Return the SHA-256 of a file's first bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -12,7 +12,7 @@ import polars as pl
 
 from llmrec.data.sources.base import Batch, BrokenRow, check_same, without_user
 from llmrec.data.sources.http_client import Client
-from llmrec.data.sources.values import column_of, digest_of, text_of
+from llmrec.data.sources.values import column_of, digest_of, keyed, text_of
 from llmrec.errors import DataError, nearest
 from llmrec.settings.data import SourceSettings
 
@@ -55,7 +55,7 @@ class HttpSource:
         return {}
 
     def new_batches(
-        self, columns: Sequence[str], since: Mapping[str, Any] | None
+        self, columns: Sequence[str], since: Mapping[str, Any] | None, key: bytes | None = None
     ) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield the records after those that have been read.
 
@@ -67,10 +67,11 @@ class HttpSource:
         check_same(about, since, self.setting)
         cursor, had, total = (None, 0, 0) if since is None else (since["cursor"], since["had"], since["rows"])
         cursor = self.client.from_store(cursor)
+        before = None if since is None else keyed(since["digest"], None if since.get("keyed") else key)
         with self.client.open():
             for number, page in enumerate(self._pages(cursor)):
                 skipped = had if number == 0 else 0
-                if skipped and digest_of(page.records[:skipped]) != (since or {})["digest"]:
+                if skipped and digest_of(page.records[:skipped], key) != before:
                     raise self._error(
                         f"The page of {self.name} that was read last has changed: it had {skipped:,} records and has "
                         f"{len(page.records):,}, which do not begin with the same. Expected an endpoint that only grows, oldest "
@@ -79,7 +80,8 @@ class HttpSource:
                 batch = self._batch(page.records[skipped:], columns, total + 1)
                 total += len(page.records) - skipped
                 read = self.client.to_store(page.cursor)  # a URL of the next page may have a key in it
-                state = {"cursor": read, "had": len(page.records), "digest": digest_of(page.records)}
+                state = {"cursor": read, "had": len(page.records), "digest": digest_of(page.records, key)}
+                state["keyed"] = key is not None
                 where = "the first page" if read is None else read.partition("?")[0]
                 yield batch, {**about, **state, "rows": total, "watermark": f"event {total:,}, on {where}"}
 

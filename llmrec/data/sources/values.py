@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-__all__ = ["column_of", "digest_of", "text_of"]
+__all__ = ["column_of", "digest_of", "keyed", "text_of"]
 
 _TYPES: dict[type, pl.DataType] = {
     bool: pl.Boolean(),
@@ -78,7 +78,15 @@ def _plain(value: Decimal) -> int | str:
     return int(value) if value == value.to_integral_value() else format(value.normalize(), "f")
 
 
-def digest_of(values: Sequence[Any]) -> str:
+def digest_of(values: Sequence[Any], key: bytes | None = None) -> str:
     """Return a digest of a row or a page, 128 bits as 32 digits: equal ones have equal digests."""
     content = json.dumps([None if value is None else text_of(value) for value in values])
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    return keyed(hashlib.blake2b(content.encode(), digest_size=16).hexdigest(), key)
+
+
+def keyed(digest: str, key: bytes | None) -> str:
+    """Return a digest by which nobody without the key can try out what it is of; itself where there is no key."""
+    if key is None:
+        return digest
+    short = hashlib.blake2b(key, digest_size=32).digest()  # keys have at most 64 bytes
+    return hashlib.blake2b(digest.encode(), key=short, digest_size=16).hexdigest()
