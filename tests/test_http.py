@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 
 import llmrec.data.sources.http_client as client_module
+from llmrec.data.load import open_log
 from llmrec.data.sources import open_source
 from llmrec.data.sources.values import digest_of
 from llmrec.data.update import update_store
@@ -175,6 +176,25 @@ def test_nested_fields_missing_fields_and_types(server):
     ]
     assert [(row.row, row.text) for row in batch.broken] == [(4, "no object")]
     assert list(batch.rows) == [1, 2, 3]
+
+
+def test_half_characters_break_a_record_whatever_it_is(server, tmp_path):
+    half = "u\ud83d"
+    nested = {"user_id": "u", "item_id": {"a": [half]}, "timestamp": 1}
+    server.events = [*server.events[:2], nested | {"item_id": half}, nested, half, server.events[2]]
+    server.events[1] |= {"elsewhere": half}  # in no column that is read
+    data = store_of(tmp_path, server)
+    assert update_store(data).added == 6
+    assert stored(data) == [tuple(event.values())[:3] for event in (*server.events[:2], server.events[-1])]
+    (batch,) = open_log(data).batches(COLUMNS)
+    assert [row.row for row in batch.broken] == [3, 4, 5]
+    assert [row.reason.partition(" (")[0] for row in batch.broken] == ["half a character"] * 2 + [
+        "a str, expected an object"
+    ]
+    server.wrap = lambda events, following: {"data": [1], "next": half, half: [half]}
+    with pytest.raises(DataError, match=r"set paging\.next") as caught:
+        read(source(server.url))
+    str(caught.value).encode()
 
 
 def fail(status, **headers):
@@ -424,8 +444,6 @@ def store_of(tmp_path, server):
 
 
 def stored(data):
-    from llmrec.data.load import open_log
-
     return [row for batch in open_log(data).batches(COLUMNS) for row in batch.frame.iter_rows()]
 
 

@@ -723,6 +723,28 @@ def test_stores_that_cannot_be_used(tmp_path):
         stored(source.data)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 300, "cannot be made or written to: File name too long"),
+        ("/proc/x/y", "cannot be made or written to: No such file"),
+        ("shop.db/store", "is a file, or below one"),
+        ("locked", "cannot be made or written to"),
+    ],
+)
+def test_a_store_that_cannot_be_made_is_an_error_with_the_reason(tmp_path, name, said):
+    source = Database(tmp_path)
+    source.add([1])
+    (tmp_path / "locked" / ".lock").mkdir(parents=True)
+    data = source.data.model_copy(update={"store": tmp_path / name})
+    with pytest.raises(ConfigError, match=said) as caught:
+        update_store(data)
+    assert "\n" not in str(caught.value)
+    assert "Expected a folder" in str(caught.value)
+    with pytest.raises(DataError, match="llmrec data update"):
+        open_log(data)
+
+
 def test_the_command_says_what_it_did(tmp_path, capsys):
     from llmrec.cli import app
 

@@ -12,7 +12,14 @@ import polars as pl
 
 from llmrec.data.sources.base import Batch, BrokenRow, check_same, without_user
 from llmrec.data.sources.http_client import Client
-from llmrec.data.sources.values import column_of, digest_of, keyed, text_of
+from llmrec.data.sources.values import (
+    HALF_CHARACTER,
+    column_of,
+    digest_of,
+    has_half_character,
+    keyed,
+    text_of,
+)
 from llmrec.errors import DataError, nearest
 from llmrec.settings.data import SourceSettings
 
@@ -141,18 +148,23 @@ class HttpSource:
         return None
 
     def _error(self, message: str) -> DataError:
-        return DataError(self.client.masked(message))
+        return DataError(self.client.masked(message).encode("utf-8", "replace").decode())
 
     def _batch(self, records: Sequence[Any], columns: Sequence[str], first: int) -> Batch:
-        numbered = list(enumerate(records, first))
-        whole = [(n, record) for n, record in numbered if isinstance(record, dict)]
-        broken = [
-            BrokenRow(n, text_of(record)[:200], f"a {type(record).__name__}, expected an object")
-            for n, record in numbered
-            if not isinstance(record, dict)
-        ]
-        frame = pl.DataFrame([column_of(name, [_at(r, name) for _, r in whole]) for name in columns])
-        return Batch(frame, self.name, np.array([n for n, _ in whole], dtype=np.int64), tuple(broken))
+        rows, values, broken = [], [], []
+        for number, record in enumerate(records, first):
+            if isinstance(record, dict):
+                row = [_at(record, name) for name in columns]
+                reason = HALF_CHARACTER if any(map(has_half_character, row)) else ""
+                rows += [] if reason else [number]
+                values += [] if reason else [row]
+            else:
+                reason = f"a {type(record).__name__}, expected an object"
+            if reason:
+                shown = text_of(record).encode("utf-8", "replace").decode()[:200]
+                broken.append(BrokenRow(number, shown, reason))
+        frame = pl.DataFrame([column_of(name, [row[c] for row in values]) for c, name in enumerate(columns)])
+        return Batch(frame, self.name, np.array(rows, dtype=np.int64), tuple(broken))
 
 
 def _at(value: Any, path: str) -> Any:

@@ -15,6 +15,7 @@ from llmrec.data.sources.base import Batch, BrokenRow
 from llmrec.data.sources.paths import DataFile
 from llmrec.data.sources.problems import FormatError, lacking, shown
 from llmrec.data.sources.text import LONGEST, TextBuffer, text_blocks, too_long
+from llmrec.data.sources.values import HALF_CHARACTER, has_half_character
 from llmrec.settings.data import SourceSettings
 
 __all__ = ["JsonFile"]
@@ -149,12 +150,8 @@ def _texts(line: str, record: dict[str, Any], columns: Sequence[str]) -> list[st
         values = [
             v if v is None or isinstance(v, str) else written[c] for c, v in zip(columns, values, strict=True)
         ]
-    if "\\ud" in line or "\\uD" in line:
-        for value in values:
-            try:
-                (value or "").encode()
-            except UnicodeEncodeError:
-                raise ValueError("half a character (a surrogate without its other half)") from None
+    if ("\\ud" in line or "\\uD" in line) and any(map(has_half_character, values)):
+        raise ValueError(HALF_CHARACTER)
     return values
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import polars as pl
 
-__all__ = ["column_of", "digest_of", "keyed", "text_of"]
+__all__ = ["HALF_CHARACTER", "column_of", "digest_of", "has_half_character", "keyed", "text_of"]
 
+# Why a row is broken: JSON can have the half of an emoji, and no file can.
+HALF_CHARACTER = "half a character (a surrogate without its other half)"
 _TYPES: dict[type, pl.DataType] = {
     bool: pl.Boolean(),
     int: pl.Int64(),
@@ -69,6 +71,17 @@ def text_of(value: Any) -> str:
     if isinstance(value, (dict, list, tuple)):
         return json.dumps(value, ensure_ascii=False, default=text_of)
     return str(value)
+
+
+def has_half_character(value: Any) -> bool:
+    """Tell whether a value has text that no encoding has."""
+    if not isinstance(value, (str, dict, list)):
+        return False
+    try:
+        text_of(value).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _plain(value: Decimal) -> int | str:
