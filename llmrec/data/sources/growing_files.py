@@ -60,6 +60,10 @@ class GrowingFiles:
         """Return the names of the columns."""
         return self.files.columns()
 
+    def further_columns(self, wanted: Sequence[str]) -> list[str]:
+        """Return those of some columns that are not among the first file's, but are in it."""
+        return self.files.further_columns(wanted)
+
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         """Yield all rows."""
         return self.files.batches(columns)

@@ -59,6 +59,21 @@ class JsonFile:
             )
         return list(keys)
 
+    def further_columns(self, wanted: Sequence[str]) -> list[str]:
+        """Return those of some columns that any object has, however far down."""
+        missing = set(wanted)
+        spelt = [json.dumps(name, ensure_ascii=False) for name in wanted]
+        for line in (line for part in self._lines() for line in part):
+            # Parsing takes a hundred times as long as looking; a key may be written with escapes.
+            if "\\" in line or any(name in line for name in spelt):
+                try:
+                    missing -= _object(line).keys()
+                except ValueError:
+                    continue
+                if not missing:
+                    break
+        return [name for name in wanted if name not in missing]
+
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         """Yield the rows; a key that an object lacks is null there, and lines that are no object are broken."""
         origin, row = shown(self.file.path), 1
@@ -210,5 +225,5 @@ def _pattern(line: str, columns: Sequence[str]) -> str | None:
 
 def _column(name: str, place: int, groups: pl.DataFrame) -> pl.Expr:
     if f"text{place}" not in groups.columns:
-        return pl.lit(None, pl.String).alias(name)
+        return pl.repeat(None, pl.len(), dtype=pl.String).alias(name)  # of one row alone, were it a literal
     return pl.coalesce(f"text{place}", f"literal{place}").alias(name)
