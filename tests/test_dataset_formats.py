@@ -334,6 +334,7 @@ CSV_2023 = gzip.compress(b"user_id,parent_asin,rating,timestamp\n" + b"A,B,5.0,1
         ("amazon-2014/beauty", RATINGS_2014, _lines("{'asin': 'B1'"), r"line 1 is neither JSON nor a Python"),
         ("amazon-2014/beauty", RATINGS_2014, _lines("{'a': 1}"), r"line 1: KeyError 'asin' in a record with a"),
         ("amazon-2014/beauty", RATINGS_2014, _lines("{'asin': None}"), r"line 1: .* None in place of an id"),
+        ("amazon-2014/beauty", RATINGS_2014, _json({"asin": "B1", "title": "\ud83d"}), r"line 1: .* half a character"),
         ("amazon-2014/beauty", RATINGS_2014, _lines("['asin']"), r"line 1 is no record but \"\['asin'\]\""),
         ("amazon-2023/all-beauty", CSV_2023[:-40], META_2023, r"All_Beauty\.csv\.gz cannot be read: Compressed"),
         ("amazon-2023/all-beauty", gzip.compress(b"a,b\n"), META_2023, r"begins with 'a,b', not with"),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
 import llmrec.data.sources.http_client as client_module
+from llmrec.data.load import open_log
 from llmrec.data.sources import open_source
+from llmrec.data.sources.values import digest_of
 from llmrec.data.update import update_store
 from llmrec.errors import ConfigError, DataError
-from llmrec.settings.data import Data, SourceSettings
+from llmrec.settings.data import Data, Privacy, SourceSettings
 
 COLUMNS = ["user_id", "item_id", "timestamp"]
 
@@ -175,6 +178,25 @@ def test_nested_fields_missing_fields_and_types(server):
     assert list(batch.rows) == [1, 2, 3]
 
 
+def test_half_characters_break_a_record_whatever_it_is(server, tmp_path):
+    half = "u\ud83d"
+    nested = {"user_id": "u", "item_id": {"a": [half]}, "timestamp": 1}
+    server.events = [*server.events[:2], nested | {"item_id": half}, nested, half, server.events[2]]
+    server.events[1] |= {"elsewhere": half}  # in no column that is read
+    data = store_of(tmp_path, server)
+    assert update_store(data).added == 6
+    assert stored(data) == [tuple(event.values())[:3] for event in (*server.events[:2], server.events[-1])]
+    (batch,) = open_log(data).batches(COLUMNS)
+    assert [row.row for row in batch.broken] == [3, 4, 5]
+    assert [row.reason.partition(" (")[0] for row in batch.broken] == ["half a character"] * 2 + [
+        "a str, expected an object"
+    ]
+    server.wrap = lambda events, following: {"data": [1], "next": half, half: [half]}
+    with pytest.raises(DataError, match=r"set paging\.next") as caught:
+        read(source(server.url))
+    str(caught.value).encode()
+
+
 def fail(status, **headers):
     return lambda request: request.json({"error": "no"}, status, **headers)
 
@@ -324,6 +346,90 @@ def test_messages_have_no_secrets(server, monkeypatch):
         source(url)
 
 
+ECHOED = {
+    "as it is": lambda secret: secret.replace(" ", "+"),
+    "quoted": lambda secret: quote(secret, safe=""),
+    "quoted in small letters": lambda secret: re.sub(
+        "%..", lambda m: m.group().lower(), quote(secret, safe="")
+    ),
+}
+
+
+@pytest.mark.parametrize("spelt", ECHOED)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_key_that_is_echoed_is_in_no_file_and_may_change(server, tmp_path, monkeypatch, spelt, whole):
+    def wrap(events, following):
+        key = ECHOED[spelt](parse_qs(urlsplit(server.asked[-1]).query)["key"][0])
+        return {"data": events, "next_cursor": following and f"{server.url}?key={key}&cursor={following}"}
+
+    def set_key(key):
+        monkeypatch.setenv("SHOP_KEY", key)
+        monkeypatch.setenv("SHOP_URL", f"{server.url}?key={quote(key)}")
+
+    server.wrap = wrap
+    set_key("t0p s3cret/ü")
+    location = "${SHOP_URL}" if whole else server.url + "?key=${SHOP_KEY}"
+    data = store_of(tmp_path, server).model_copy(
+        update={"interactions": SourceSettings(location=(location,))}
+    )
+    assert update_store(data).added == 25
+    texts = [path.read_bytes() for path in data.store.iterdir()]
+    assert not [text for text in texts if b"s3cret" in text or b"t0p" in text]
+    server.events.append({"user_id": "new", "item_id": 1, "timestamp": 1})
+    set_key("an0ther&key")
+    server.asked.clear()
+    assert update_store(data).added == 1
+    asked = [parse_qs(urlsplit(path).query) for path in server.asked]
+    assert asked == [{"key": ["an0ther&key"]}, {"key": ["an0ther&key"], "cursor": ["20"]}]
+    assert stored(data) == expected(server)
+
+
+def test_a_store_with_the_key_in_its_cursor_goes_on_and_loses_it(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHOP_KEY", SECRET)
+    server.wrap = lambda events, n: {
+        "data": events,
+        "next_cursor": n and f"{server.url}?key=t0p+s3cret%2F&cursor={n}",
+    }
+    location = server.url + "?key=${SHOP_KEY}"
+    data = store_of(tmp_path, server).model_copy(
+        update={"interactions": SourceSettings(location=(location,))}
+    )
+    update_store(data)
+    manifest = data.store / "store.json"
+    content = json.loads(manifest.read_text())
+    del content["state"]["location"]
+    content["state"]["cursor"] = f"{server.url}?key=t0p+s3cret%2F&cursor=20"
+    manifest.write_text(json.dumps(content))
+    server.events.append({"user_id": "new", "item_id": 1, "timestamp": 1})
+    assert update_store(data).added == 1
+    assert "s3cret" not in manifest.read_text()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": [], "next_cursor": {"url": SECRET}},
+        {"data": [], "next": f"/events?key={quote(SECRET)}"},
+        {"data": [1], "next_cursor": f"/v1/events?key={quote(SECRET)}"},  # of itself
+        {"data": [1], "next_cursor": SECRET + "\ud83d"},
+        {SECRET: []},
+        f"{' ' * 92}{SECRET}",
+    ],
+)
+def test_messages_about_answers_have_no_secrets(server, monkeypatch, content, whole):
+    monkeypatch.setenv("SHOP_KEY", SECRET)
+    monkeypatch.setenv("SHOP_URL", f"{server.url}?key={quote(SECRET)}")
+    body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+    server.faults = [lambda request: request.raw(body)] * 3
+    with pytest.raises(DataError) as caught:
+        read(source("${SHOP_URL}" if whole else server.url + "?key=${SHOP_KEY}"))
+    text = str(caught.value)
+    assert "..." in text
+    assert "t0p" not in text
+    assert "s3cret" not in text
+
+
 def test_endpoints_that_are_not_there():
     with pytest.raises(DataError, match="after 1 attempts"):
         read(source("http://127.0.0.1:1/events", retries=0))
@@ -338,8 +444,6 @@ def store_of(tmp_path, server):
 
 
 def stored(data):
-    from llmrec.data.load import open_log
-
     return [row for batch in open_log(data).batches(COLUMNS) for row in batch.frame.iter_rows()]
 
 
@@ -389,3 +493,56 @@ def test_an_endpoint_that_does_more_than_grow_is_an_error(server, tmp_path):
                 update={"interactions": SourceSettings(location=(server.url + "2",))}
             )
         )
+
+
+def test_a_query_of_the_url_is_a_part_of_what_is_read(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHOP_TOKEN", SECRET)
+
+    def of(location):
+        return store_of(tmp_path, server).model_copy(
+            update={
+                "interactions": SourceSettings(
+                    location=(server.url.replace("://", location[0]) + location[1],)
+                )
+            }
+        )
+
+    data = of(("://reader:${SHOP_TOKEN}@", "?shop=a"))
+    update_store(data)
+    manifest = tmp_path / "store" / "store.json"
+    before = manifest.read_text()
+    with pytest.raises(DataError, match=r"shop=b.*shop=a.*Expected the same") as caught:
+        update_store(of(("://reader:${SHOP_TOKEN}@", "?shop=b")))
+    assert "s3cret" not in str(caught.value)
+    assert manifest.read_text() == before
+    server.events.append({"user_id": "new", "item_id": 1, "timestamp": 1})
+    assert (
+        update_store(of(("://other:${SHOP_TOKEN}@", "?shop=a"))).added == 1
+    )  # another user is no other source
+    # A store of before does not have the location, and goes on.
+    content = json.loads(manifest.read_text())
+    del content["state"]["location"]
+    manifest.write_text(json.dumps(content))
+    assert update_store(data).added == 0
+    with pytest.raises(DataError, match="Expected the same"):
+        update_store(of(("://", "?shop=b")))
+
+
+def test_the_digest_of_a_page_cannot_be_tried_out_where_users_are_hashed(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_SALT", "salt")
+    data = store_of(tmp_path, server).model_copy(update={"privacy": Privacy(hash_users=True)})
+    manifest = data.store / "store.json"
+    update_store(data)
+    content = json.loads(manifest.read_text())
+    without_key = digest_of(server.events[20:])
+    assert content["state"]["digest"] != without_key
+    # A store of before goes on.
+    content["state"] |= {"digest": without_key}
+    del content["state"]["keyed"]
+    manifest.write_text(json.dumps(content))
+    server.events.append({"user_id": "new", "item_id": 1, "timestamp": 1})
+    assert update_store(data).added == 1
+    assert json.loads(manifest.read_text())["state"]["digest"] != digest_of(server.events[20:])
+    server.events[-1]["item_id"] = 2
+    with pytest.raises(DataError, match="has changed"):
+        update_store(data)

@@ -18,6 +18,7 @@ from source_cases import packed, read_source
 
 from llmrec.data.sources import delimited, jsonl, open_source, records
 from llmrec.data.sources import text as text_module
+from llmrec.data.sources.opening import open_growing, pick_columns
 from llmrec.errors import DataError
 from llmrec.settings.data import SourceSettings
 
@@ -372,6 +373,36 @@ def test_what_cannot_be_read_whole_is_an_error_that_names_the_file(tmp_path):
         assert name in str(caught.value)
         assert "Expected" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("others", [1, 2, 5])
+def test_lines_without_any_column_that_is_read_are_rows_too(tmp_path, others):
+    (tmp_path / "t.jsonl").write_text('{"kind": "start"}\n' * others + '{"user_id": "u"}\n' * 3)
+    rows = read_source(tmp_path / "t.jsonl", ["user_id"])[0]
+    assert rows == [(n, None if n <= others else "u") for n in range(1, others + 4)]
+
+
+@pytest.mark.parametrize("key", ["rating", 'r"ä', "r\\u00e4"])
+def test_a_key_of_any_object_is_a_column_however_far_down(tmp_path, monkeypatch, key):
+    monkeypatch.setattr(jsonl, "_FIRST", 10)
+    name = json.loads(f'"{key}"') if key.startswith("r\\u") else key
+    lines = [
+        json.dumps({"user_id": f"u{n}", "item_id": "i", "timestamp": n}, ensure_ascii=False)
+        for n in range(20)
+    ]
+    lines[13] = '{"' + (key if "\\u" in key else json.dumps(key, ensure_ascii=False)[1:-1]) + '": 5}'
+    lines[15] = f'no JSON, with "{key}"'
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    source = open_source(SourceSettings(location=(str(tmp_path / "t.jsonl"),)), "data.interactions")
+    assert name not in source.columns()
+    wanted = [("data.columns.user_id", "user_id"), ("data.columns.rating", name)]
+    assert pick_columns(source, wanted) == ["user_id", name]
+    growing = open_growing(source.source, "data.interactions", "timestamp")
+    assert pick_columns(growing, wanted) == ["user_id", name]
+    with pytest.raises(DataError, match="no column 'other'"):
+        pick_columns(source, [*wanted, ("data.columns.event", "other")])
+    rows, broken = read_source(tmp_path / "t.jsonl", [name])
+    assert (rows[13], [row.row for row in broken]) == ((14, "5"), [16])
 
 
 def test_a_file_of_several_is_named(tmp_path):

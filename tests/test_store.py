@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -27,10 +30,11 @@ import llmrec.data.update as update_module
 from llmrec.data.cleaning.rows import as_ids
 from llmrec.data.load import load_data, open_log
 from llmrec.data.sources import open_source
+from llmrec.data.sources.files import FileSource
 from llmrec.data.sources.store import MANIFEST, read_manifest
 from llmrec.data.update import update_store
 from llmrec.errors import ConfigError, DataError
-from llmrec.settings.data import Data
+from llmrec.settings.data import Data, Privacy
 
 COLUMNS = ("user_id", "item_id", "timestamp")
 
@@ -237,7 +241,7 @@ def test_a_real_kill_loses_and_doubles_nothing(tmp_path):
         """
         import sys, time
         import llmrec.data.sources.sql as sql, llmrec.data.update as update
-        from llmrec.settings.data import Data
+        from llmrec.settings.data import Data, Privacy
         sql._BATCH, update._PART = 50, 100
         update.update_store(Data.model_validate_json(open(sys.argv[1]).read()), lambda rows: print(rows, flush=True))
         """
@@ -292,6 +296,44 @@ def test_a_table_that_does_more_than_grow_is_an_error(tmp_path, change, said):
         update_store(source.data)
     assert "\n" not in str(caught.value)
     assert stored(source.data) == before
+
+
+def other_place(data, location):
+    interactions = data.interactions.model_copy(update={"location": (location,)})
+    return data.model_copy(update={"interactions": interactions})
+
+
+@pytest.mark.parametrize(
+    "location", ["sqlite:///{}/other.db", "sqlite:///{}/shop.db?timeout=9", "${{SHOP_URL}}"]
+)
+def test_a_table_of_the_same_name_elsewhere_is_another_one(tmp_path, monkeypatch, location):
+    source = Database(tmp_path)
+    source.add([1, 1])
+    monkeypatch.setenv("SHOP_URL", f"sqlite:///{tmp_path}/shop.db")
+    data = other_place(source.data, "${SHOP_URL}") if "$" in location else source.data
+    update_store(data)
+    before = stored(data)
+    shutil.copy(tmp_path / "shop.db", tmp_path / "other.db")
+    monkeypatch.setenv("SHOP_URL", f"sqlite:///{tmp_path}/other.db")
+    with pytest.raises(DataError, match="Expected the same: go back to it"):
+        update_store(other_place(data, location.format(tmp_path)))
+    assert stored(data) == before
+
+
+def test_a_store_that_does_not_say_where_its_rows_are_from_goes_on_and_says_it_then(tmp_path):
+    source = Database(tmp_path)
+    source.add([1, 1])
+    update_store(source.data)
+    path = source.data.store / MANIFEST
+    content = json.loads(path.read_text())
+    for name in ("location", "place"):
+        del content["state"][name]
+    path.write_text(json.dumps(content))
+    source.add([1])
+    assert update_store(source.data).added == 1
+    shutil.copy(tmp_path / "shop.db", tmp_path / "other.db")
+    with pytest.raises(DataError, match="Expected the same"):
+        update_store(other_place(source.data, f"sqlite:///{tmp_path}/other.db"))
 
 
 def test_a_trimmed_table_may_lose_old_rows_but_not_gain_any(tmp_path):
@@ -415,6 +457,142 @@ def test_ids_are_those_of_the_source_whatever_types_its_files_have(tmp_path):
     assert str(long) in copied
 
 
+@pytest.fixture
+def growing(tmp_path):
+    """Return a function that adds text to a log and updates, and what settings that has."""
+    path = tmp_path / "log.csv"
+    data = data_of(tmp_path, str(path))
+
+    def add(text):
+        with path.open("a", newline="") as file:
+            file.write(text)
+        return update_store(data)
+
+    return add, data
+
+
+def as_read_whole(data):
+    return stored_rows(open_log(data)) == stored_rows(open_log(data.model_copy(update={"store": None})))
+
+
+def stored_rows(log):
+    rows, broken = [], []
+    for batch in log.batches(COLUMNS):
+        rows += zip(batch.rows.tolist(), batch.frame.rows(), strict=True)
+        broken += [(row.row, row.text) for row in batch.broken]
+    return rows, broken
+
+
+HEADER = "user_id,item_id,timestamp,comment\n"
+COMMENTED = 'u1,i1,1,ok\nu2,i2,2,"one\ntwo, ""quoted""\r\n\nu9,i9,9,no\n""\n"\r\nu3,i3\nu4,i4,4,"a"b\nu5,i5,5,"""\n"""\nu6,i6,6,\n'
+
+
+@pytest.mark.parametrize("cut", range(len(COMMENTED) + 1))
+def test_a_file_cut_anywhere_is_taken_as_if_it_had_been_whole(growing, cut):
+    add, data = growing
+    first = add(HEADER + COMMENTED[:cut])
+    assert not Counter(stored(data)) - Counter([*rows_of(COMMENTED)])  # nothing yet that is no row
+    second = add(COMMENTED[cut:] + "u7,i7,7,last\n")
+    assert as_read_whole(data)
+    assert (first.added + second.added, second.total, second.left) == (7, 7, "")
+
+
+def rows_of(text):
+    """Return what there is in COMMENTED, as a store has it."""
+    good = [(f"u{n}", f"i{n}", str(n)) for n in (1, 2, 5, 6)]
+    return [*good, ("broken", 3, "u3,i3"), ("broken", 4, 'u4,i4,4,"a"b')]
+
+
+def test_a_stray_quote_holds_rows_back_for_one_update(growing):
+    add, data = growing
+    done = add(HEADER + 'u1,i1,1,ok\nu2,i2,2,"oops\nu3,i3,3,ok\n')
+    assert (done.added, "Row 2 of" in done.left) == (1, True)
+    assert add("").added == 0  # nobody has gone on yet
+    assert (add("u4,i4,4,ok\n").added, as_read_whole(data)) == (3, True)
+    assert (add('u5,i5,5,"half\na').added, add(' row"\n').added) == (0, 1)
+    assert (add('u6,i6,6,"stray\nu7,i7,7,ok\n').added, add("u8,i8,8,ok\n").added) == (0, 3)
+    assert as_read_whole(data)
+    assert [row for row, _ in stored_rows(open_log(data))[1]] == [2, 6]
+    # What closes the quote makes one row of several that have been taken.
+    with pytest.raises(DataError, match=r"row 6 of .* was taken as broken.*goes on over rows"):
+        add('u9,i9,9,"\n')
+
+
+def test_a_stray_quote_in_a_file_with_another_behind_it_holds_rows_back_for_one_update(tmp_path):
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.write_text(HEADER + 'u1,i1,1,"oops\nu2,i2,2,ok\n')
+    second.write_text(HEADER + "u3,i3,3,ok\n")
+    data = data_of(tmp_path, [str(first), str(second)])
+    done = update_store(data)
+    assert (done.added, "Row 1 of" in done.left) == (1, True)
+    done = update_store(data)
+    assert (done.added, done.left) == (2, "")
+    assert update_store(data).added == 0
+
+
+def test_a_quote_that_is_open_while_the_file_is_written_to_is_not_yet_a_stray_one(growing, monkeypatch):
+    add, data = growing
+    path = Path(data.interactions.location[0])
+    batches = FileSource.batches
+
+    def slowly(self, columns):
+        with path.open("a") as file:
+            file.write("two\n")
+        return batches(self, columns)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSource, "batches", slowly)
+        assert add(HEADER + 'u1,i1,1,ok\nu2,i2,2,"one\n').added == 1
+    assert (
+        update_store(data).added == 0
+    )  # the file is as it was when it was read, though larger than when that began
+    assert add('three"\n').added == 1
+    assert as_read_whole(data)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "latin-1", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp037", "gb18030"],
+)
+def test_a_row_with_a_line_end_never_waits_whatever_the_encoding(tmp_path, encoding, end):
+    path = tmp_path / "log.csv"
+    data = data_of(tmp_path, {"location": str(path), "encoding": encoding})
+    rows = [f"u{n},ä{n},{n}{end}" for n in range(1, 5)]
+    for count, rest in ((2, ""), (3, ""), (3, "u4,ä"), (4, "")):
+        text = f"user_id,item_id,timestamp{end}{''.join(rows[:count])}{rest}"
+        path.write_bytes(text.encode(encoding))
+        done = update_store(data)
+        assert (done.total, bool(done.left)) == (count, bool(rest))
+    assert stored(data) == [(f"u{n}", f"ä{n}", str(n)) for n in range(1, 5)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_row_that_was_taken_without_its_line_end_may_get_it(tmp_path, encoding, end):
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    texts = ["user_id,item_id,timestamp\nu1,i1,1\nu2,i2,2", "user_id,item_id,timestamp\nu3,i3,3\n"]
+    for path, text in zip((first, second), texts, strict=True):
+        path.write_bytes(text.encode(encoding))
+    data = data_of(tmp_path, {"location": [str(first), str(second)], "encoding": encoding})
+    assert [update_store(data).total for _ in range(3)] == [2, 3, 3]
+    for text, total in ((end, 3), ("u4,i4,4\n", 4)):
+        with first.open("ab") as file:
+            file.write(text.encode(encoding))
+        assert update_store(data).total == total
+    assert stored(data)[-1] == ("u4", "i4", "4")
+
+
+def test_a_broken_last_row_with_a_line_end_does_not_wait(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"user_id": "u", "item_id": "i", "timestamp": 1}\n{"user_id": \n')
+    data = data_of(tmp_path, [str(path)])
+    assert [(done.added, done.left) for done in (update_store(data), update_store(data))] == [
+        (2, ""),
+        (0, ""),
+    ]
+
+
 def test_a_parquet_file_of_any_name_has_no_half_rows(tmp_path):
     path = tmp_path / "log.pq"
     pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": [1]}).write_parquet(path)
@@ -470,6 +648,38 @@ def test_hashed_users_are_hashed_in_the_store_and_once(tmp_path, monkeypatch):
         update_store(data)
     with pytest.raises(DataError, match="hash_users"):
         update_store(source.data)
+
+
+@pytest.mark.parametrize("kind", [Database, Files])
+def test_no_digest_in_a_store_of_hashed_users_can_be_tried_out(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("LLMREC_SALT", "salt")
+    source = kind(tmp_path)
+    source.add([1, 0])
+    data = source.data.model_copy(update={"privacy": Privacy(hash_users=True)})
+    update_store(source.data.model_copy(update={"store": tmp_path / "plain"}))
+    update_store(data)
+    plain, hashed = (
+        json.loads((folder / MANIFEST).read_text()) for folder in (tmp_path / "plain", data.store)
+    )
+    without_key = digests_in(plain["state"])
+    assert without_key
+    assert not without_key & digests_in(hashed["state"])
+    assert len(digests_in(hashed["state"])) == len(without_key)
+    # A store of before, whose digests have no key, goes on: it says nothing about keys.
+    before = hashed["state"]
+    for name in ("files", "tied"):
+        before |= {name: plain["state"][name]} if name in before else {}
+    del before["keyed"]
+    (data.store / MANIFEST).write_text(json.dumps(hashed | {"state": before}))
+    assert update_store(data).added == 0
+    source.add([0, 0])
+    done = update_store(data)
+    assert (done.added, done.total) == (2 + (kind is Files), len(source.rows()))
+    assert not without_key & digests_in(json.loads((data.store / MANIFEST).read_text()))
+
+
+def digests_in(state):
+    return set(re.findall(r'"([0-9a-f]{32,})"', json.dumps(state)))
 
 
 @pytest.mark.parametrize("hashed", [False, True])
@@ -540,6 +750,28 @@ def test_stores_that_cannot_be_used(tmp_path):
     (folder / MANIFEST).write_text((folder / MANIFEST).read_text()[:-20])
     with pytest.raises(DataError, match="is damaged"):
         stored(source.data)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 300, "cannot be made or written to: File name too long"),
+        ("/proc/x/y", "cannot be made or written to: No such file"),
+        ("shop.db/store", "is a file, or below one"),
+        ("locked", "cannot be made or written to"),
+    ],
+)
+def test_a_store_that_cannot_be_made_is_an_error_with_the_reason(tmp_path, name, said):
+    source = Database(tmp_path)
+    source.add([1])
+    (tmp_path / "locked" / ".lock").mkdir(parents=True)
+    data = source.data.model_copy(update={"store": tmp_path / name})
+    with pytest.raises(ConfigError, match=said) as caught:
+        update_store(data)
+    assert "\n" not in str(caught.value)
+    assert "Expected a folder" in str(caught.value)
+    with pytest.raises(DataError, match="llmrec data update"):
+        open_log(data)
 
 
 def test_the_command_says_what_it_did(tmp_path, capsys):

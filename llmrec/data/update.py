@@ -58,17 +58,22 @@ def update_store(data: Data, notify: Callable[[int], None] = lambda rows: None) 
     columns = pick_columns(source, log_columns(data.columns))
     try:
         data.store.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(
-            f"data.store is {str(data.store)!r}, which is a file, or below one. Expected a folder."
-        ) from None
-    try:
-        with filelock.FileLock(data.store / ".lock").acquire(timeout=0):
-            return _update(data, source, columns, data.store, notify)
+        lock = filelock.FileLock(data.store / ".lock").acquire(timeout=0)
     except filelock.Timeout:
         raise DataError(
             f"Another process is updating {str(data.store)!r}. Expected to have it alone: wait for it, and run again."
         ) from None
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"data.store is {str(data.store)!r}, which is a file, or below one. Expected a folder."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"data.store is {str(data.store)!r}, which cannot be made or written to: {error.strerror or error}. Expected a folder that "
+            "may be written to: give it another place, or change the permissions there."
+        ) from None
+    with lock:
+        return _update(data, source, columns, data.store, notify)
 
 
 def _update(
@@ -94,7 +99,7 @@ def _update(
         manifest = new
         gathered.clear()
 
-    for batch, after in source.new_batches(columns, manifest.state):
+    for batch, after in source.new_batches(columns, manifest.state, key):
         if key is not None:
             batch = _hashed(batch, data, key)
         if gathered and not _fits(gathered, batch):

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.data.datasets.base import INTERACTIONS, ITEMS
+from llmrec.data.sources.values import HALF_CHARACTER, has_half_character
 from llmrec.errors import AssetError
 
 __all__ = [
@@ -89,10 +90,13 @@ def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def rows(path: Path, row: Callable[[dict[str, Any]], tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """Yield ``row(record)`` of each line; a record that lacks what every one must have is an error."""
+    """Yield ``row(record)`` of each line; a record that lacks what every one must have, or has what no file can, is an error."""
     for number, record in records(path):
         try:
-            yield row(record)
+            made = row(record)
+            if any(map(has_half_character, made)):
+                raise ValueError(HALF_CHARACTER)
+            yield made
         except (KeyError, TypeError, ValueError) as error:
             what = f"line {number}: {type(error).__name__} {error}"
             raise damaged(path, f"{what} in a record with {', '.join(map(str, record))}") from error

@@ -12,10 +12,19 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, DataError
 from llmrec.settings.secrets import without_password
 
-__all__ = ["Batch", "BrokenRow", "GrowingSource", "Source", "expand_variables", "without_secrets"]
+__all__ = [
+    "Batch",
+    "BrokenRow",
+    "GrowingSource",
+    "Source",
+    "check_same",
+    "expand_variables",
+    "without_secrets",
+    "without_user",
+]
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class GrowingSource(Source, Protocol):
     """A source that can give what is new since it was read last."""
 
     def new_batches(
-        self, columns: Sequence[str], since: Mapping[str, Any] | None
+        self, columns: Sequence[str], since: Mapping[str, Any] | None, key: bytes | None = None
     ) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield the rows that have been added, each batch with the state after it.
 
@@ -81,6 +90,9 @@ class GrowingSource(Source, Protocol):
         since
             The state that came with the last batch that was kept, JSON-ready; ``None`` for everything. Going on from it gives
             every row after that batch once, and none before it again.
+        key
+            What digests of rows in the state are keyed with, where user ids are hashed: without one, whoever has the state could
+            try out which user a row is of. A state of before may have digests without it.
 
         Raises
         ------
@@ -113,3 +125,31 @@ def expand_variables(text: str, setting: str) -> str:
 def without_secrets(url: str) -> str:
     """Return a URL for messages and files, without password and query."""
     return without_password(url).partition("?")[0]
+
+
+def without_user(url: str) -> str:
+    """Return a URL without user and password, whichever of them it has."""
+    return re.sub(r"://[^/@]*@", "://", url)
+
+
+def check_same(about: Mapping[str, Any], since: Mapping[str, Any] | None, setting: str) -> None:
+    """Check that new rows are of the source that has been read until now.
+
+    Parameters
+    ----------
+    about
+        What tells a source from another.
+    since
+        The state of the last update, with the same; a store of before may lack some of it.
+
+    Raises
+    ------
+    DataError
+        They are of another.
+    """
+    was = {name: since[name] for name in about if name in since} if since is not None else {}
+    if {**about, **was} != about:
+        raise DataError(
+            f"{setting} is {about}, and what has been read until now was {was}. Expected the same: go back to it, or remove the "
+            "folder data.store and update again, which reads everything."
+        )

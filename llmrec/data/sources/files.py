@@ -48,6 +48,13 @@ class FileSource:
         with telling(file.path, self.setting):
             return self._reader(file).columns()
 
+    def further_columns(self, wanted: Sequence[str]) -> list[str]:
+        """Return those of some columns that are not among the first file's, but are in it: keys that few objects have."""
+        file = self.files[0]
+        with telling(file.path, self.setting):
+            reader = self._reader(file)
+            return reader.further_columns(wanted) if isinstance(reader, JsonFile) else []
+
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         """Yield all rows."""
         for file in self.files:

@@ -10,9 +10,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llmrec.data.sources.base import Batch, BrokenRow
+from llmrec.data.sources.base import Batch, BrokenRow, check_same, without_user
 from llmrec.data.sources.http_client import Client
-from llmrec.data.sources.values import column_of, digest_of, text_of
+from llmrec.data.sources.values import (
+    HALF_CHARACTER,
+    column_of,
+    digest_of,
+    has_half_character,
+    keyed,
+    text_of,
+)
 from llmrec.errors import DataError, nearest
 from llmrec.settings.data import SourceSettings
 
@@ -37,6 +44,7 @@ class HttpSource:
             )
         self.client = Client(source.location[0], source.paging, setting)
         self.name = self.client.name
+        self.location = without_user(source.location[0])
 
     def columns(self) -> list[str]:
         """Return the fields of the first page's records; those of nested objects with dots: user.id."""
@@ -54,33 +62,34 @@ class HttpSource:
         return {}
 
     def new_batches(
-        self, columns: Sequence[str], since: Mapping[str, Any] | None
+        self, columns: Sequence[str], since: Mapping[str, Any] | None, key: bytes | None = None
     ) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield the records after those that have been read.
 
         The state is the cursor of the last page, how many records it had, and their digest: the page is asked for again, since it
         may have become longer.
         """
-        about = {"kind": "http", "endpoint": self.name, "parameters": dict(self.paging.parameters)}
-        if since is not None and (was := {name: since.get(name) for name in about}) != about:
-            raise DataError(
-                f"{self.setting} is {about}, and what has been read until now was {was}. Expected the same: go back to it, or "
-                "remove the folder data.store and update again, which reads everything."
-            )
+        about: dict[str, Any] = {"kind": "http", "location": self.location, "endpoint": self.name}
+        about |= {"parameters": dict(self.paging.parameters)}
+        check_same(about, since, self.setting)
         cursor, had, total = (None, 0, 0) if since is None else (since["cursor"], since["had"], since["rows"])
+        cursor = self.client.from_store(cursor)
+        before = None if since is None else keyed(since["digest"], None if since.get("keyed") else key)
         with self.client.open():
             for number, page in enumerate(self._pages(cursor)):
                 skipped = had if number == 0 else 0
-                if skipped and digest_of(page.records[:skipped]) != (since or {})["digest"]:
-                    raise DataError(
+                if skipped and digest_of(page.records[:skipped], key) != before:
+                    raise self._error(
                         f"The page of {self.name} that was read last has changed: it had {skipped:,} records and has "
                         f"{len(page.records):,}, which do not begin with the same. Expected an endpoint that only grows, oldest "
                         "events first. To read everything again, remove the folder data.store and update."
                     )
                 batch = self._batch(page.records[skipped:], columns, total + 1)
                 total += len(page.records) - skipped
-                state = {"cursor": page.cursor, "had": len(page.records), "digest": digest_of(page.records)}
-                where = "the first page" if page.cursor is None else page.cursor.partition("?")[0]
+                read = self.client.to_store(page.cursor)  # a URL of the next page may have a key in it
+                state = {"cursor": read, "had": len(page.records), "digest": digest_of(page.records, key)}
+                state["keyed"] = key is not None
+                where = "the first page" if read is None else read.partition("?")[0]
                 yield batch, {**about, **state, "rows": total, "watermark": f"event {total:,}, on {where}"}
 
     def _pages(self, cursor: str | None) -> Iterator[_Page]:
@@ -94,7 +103,7 @@ class HttpSource:
             if following is None or (following == cursor and not records):
                 return
             if following in seen:
-                raise DataError(
+                raise self._error(
                     f"{self.name} answers with the cursor {following!r} of a page that was read already, so its pages have no end. "
                     f"Expected a new one: paging.next is {self.paging.next!r} and is sent as {self.paging.parameter!r}, "
                     "which must be the parameter that the endpoint reads."
@@ -108,7 +117,7 @@ class HttpSource:
             return found
         names = list(_fields(answer)) if isinstance(answer, dict) else []
         there = f"an object with {', '.join(names[:20])}" if names else f"a {type(answer).__name__}"
-        raise DataError(
+        raise self._error(
             f"{self.name} answers with {there}, and paging.records is {path!r}{nearest(path, names)}, "
             f"where there is {'nothing' if found is None else f'a {type(found).__name__}'}. Expected a list of events: set "
             'paging.records to its dotted path, or "" where the answer is the list.'
@@ -120,7 +129,7 @@ class HttpSource:
         if found not in (None, "", False):
             if isinstance(found, (str, int)) and found is not True:
                 return str(found)
-            raise DataError(
+            raise self._error(
                 f"{self.name} has {found!r} as paging.next, {self.paging.next!r}. Expected a text or a number: the dotted path of the "
                 "next cursor or URL."
             )
@@ -132,22 +141,30 @@ class HttpSource:
         if said := [
             f"{name}: {value!r}" for name, value in more.items() if value not in (None, "", False, 0, [])
         ]:
-            raise DataError(
+            raise self._error(
                 f"{self.name} has no {self.paging.next!r}, which is paging.next, but says {', '.join(said)}. Expected the cursor of the "
                 "next page: set paging.next to its dotted path."
             )
         return None
 
+    def _error(self, message: str) -> DataError:
+        return DataError(self.client.masked(message).encode("utf-8", "replace").decode())
+
     def _batch(self, records: Sequence[Any], columns: Sequence[str], first: int) -> Batch:
-        numbered = list(enumerate(records, first))
-        whole = [(n, record) for n, record in numbered if isinstance(record, dict)]
-        broken = [
-            BrokenRow(n, text_of(record)[:200], f"a {type(record).__name__}, expected an object")
-            for n, record in numbered
-            if not isinstance(record, dict)
-        ]
-        frame = pl.DataFrame([column_of(name, [_at(r, name) for _, r in whole]) for name in columns])
-        return Batch(frame, self.name, np.array([n for n, _ in whole], dtype=np.int64), tuple(broken))
+        rows, values, broken = [], [], []
+        for number, record in enumerate(records, first):
+            if isinstance(record, dict):
+                row = [_at(record, name) for name in columns]
+                reason = HALF_CHARACTER if any(map(has_half_character, row)) else ""
+                rows += [] if reason else [number]
+                values += [] if reason else [row]
+            else:
+                reason = f"a {type(record).__name__}, expected an object"
+            if reason:
+                shown = text_of(record).encode("utf-8", "replace").decode()[:200]
+                broken.append(BrokenRow(number, shown, reason))
+        frame = pl.DataFrame([column_of(name, [row[c] for row in values]) for c, name in enumerate(columns)])
+        return Batch(frame, self.name, np.array(rows, dtype=np.int64), tuple(broken))
 
 
 def _at(value: Any, path: str) -> Any:

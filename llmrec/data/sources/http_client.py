@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote
 
 import httpx2 as httpx
 
-from llmrec.data.sources.base import expand_variables, without_secrets
+from llmrec.data.sources.base import without_secrets
+from llmrec.data.sources.variables import Variables
 from llmrec.errors import DataError
 from llmrec.settings.data import Paging
 
@@ -25,6 +24,7 @@ _FIRST_PAUSE = 0.5  # seconds; doubled after each attempt
 _LONGEST_PAUSE = 60.0
 _LONGEST_WAIT = 600.0  # that an endpoint may ask for
 _REDIRECTS = 5
+_SHOWN = 2_000  # bytes of which messages show some
 _sleep = time.sleep
 
 
@@ -50,18 +50,19 @@ class Client:
     def __init__(self, location: str, paging: Paging, setting: str) -> None:
         self.paging = paging
         self.setting = setting
-        self.secrets: list[str] = []
+        self.variables = Variables()
         try:
-            url = httpx.URL(self._filled(location, setting, quoted=not location.startswith("${")))
+            url = self.variables.filled_url(location, setting)
         except httpx.InvalidURL as error:
             raise DataError(
                 f"{setting} is {without_secrets(location)}, which is no URL: {error}. Expected one such as https://host/events."
             ) from None
         self.url = url.copy_with(username=None, password=None)
         self.name = without_secrets(str(self.url))
-        filled = {k: self._filled(v, f"{setting}.paging.parameters") for k, v in paging.parameters.items()}
-        self.first = self.url.copy_merge_params(filled)
-        self.headers = {k: self._filled(v, f"{setting}.paging.headers") for k, v in paging.headers.items()}
+        filled = self.variables.filled
+        parameters = {k: filled(v, f"{setting}.paging.parameters") for k, v in paging.parameters.items()}
+        self.first = self.url.copy_merge_params(parameters)
+        self.headers = {k: filled(v, f"{setting}.paging.headers") for k, v in paging.headers.items()}
         if url.userinfo:
             self.headers.setdefault("Authorization", _basic(url.username, url.password))
         self._http: httpx.Client | None = None
@@ -72,6 +73,21 @@ class Client:
         with httpx.Client(timeout=self.paging.timeout, headers={"Accept": "application/json"}) as client:
             self._http = client
             yield
+
+    def masked(self, text: str) -> str:
+        """Return a text for messages: without the values of variables, which endpoints repeat in what they answer."""
+        return self.variables.masked(text)
+
+    def to_store(self, cursor: str | None) -> str | None:
+        """Return a cursor for a file, with variables in the place of their values."""
+        return None if cursor is None else self.variables.named(cursor)
+
+    def from_store(self, cursor: str | None) -> str | None:
+        """Return a cursor of a file with the values that variables have now."""
+        if cursor is None:
+            return None
+        url = self.variables.refilled(cursor, quoted=True)
+        return url if self._is_url(url) else self.variables.refilled(cursor, quoted=False)
 
     def get(self, cursor: str | None) -> tuple[Any, str | None]:
         """Return the JSON of a page, and the URL of the next one where a Link header has it.
@@ -88,7 +104,7 @@ class Client:
         """
         try:
             url = self._url(cursor)
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise self._failure(
                 self.url,
                 f"the next page is {cursor!r}: {error}",
@@ -110,7 +126,7 @@ class Client:
         try:
             return json.loads(content), link
         except (ValueError, RecursionError) as error:
-            begin = content[:100].decode("utf-8", "replace")
+            begin = self.masked(content[:_SHOWN].decode("utf-8", "replace"))[:100]  # not half of a secret
             raise self._failure(
                 url,
                 f"the answer is no JSON ({error}); it begins {begin!r}",
@@ -161,7 +177,8 @@ class Client:
             if wait is not None and wait > _LONGEST_WAIT:
                 raise self._failure(url, f"{words}, to be asked again after {wait:,.0f} s", "Run again then.")
             raise _Again(words, wait)
-        said = " ".join(next(answer.iter_bytes(200), b"").decode("utf-8", "replace").split())
+        body = next(answer.iter_bytes(_SHOWN), b"").decode("utf-8", "replace")
+        said = " ".join(self.masked(body)[:200].split())
         raise self._failure(
             url,
             f"{words}{f': {said}' if said else ''}",
@@ -179,24 +196,15 @@ class Client:
     def _url(self, cursor: str | None) -> httpx.URL:
         if cursor is None:
             return self.first
-        if cursor.startswith(("https://", "http://", f"{self.url.path}?")):
+        if self._is_url(cursor):
             return self.url.join(cursor)
         return self.first.copy_set_param(self.paging.parameter, cursor)
 
-    def _filled(self, text: str, setting: str, *, quoted: bool = False) -> str:
-        """Fill in variables; quoted where they become parts of a URL."""
-
-        def value(match: re.Match[str]) -> str:
-            plain = expand_variables(match.group(), setting)
-            self.secrets += [plain, quote(plain, safe="")]
-            return self.secrets[-1] if quoted else plain
-
-        return re.sub(r"\$\{\w+\}", value, text)
+    def _is_url(self, cursor: str) -> bool:
+        return cursor.startswith(("https://", "http://", f"{self.url.path}?"))
 
     def _failure(self, url: httpx.URL, reason: str, advice: str) -> DataError:
-        message = f"{self.setting}: {without_secrets(str(url))} cannot be read: {reason}."
-        for secret in filter(None, self.secrets):
-            message = message.replace(secret, "...")
+        message = self.masked(f"{self.setting}: {without_secrets(str(url))} cannot be read: {reason}.")
         return DataError(f"{message} {advice} What was read before it is not used as a whole.")
 
 

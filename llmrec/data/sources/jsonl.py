@@ -15,6 +15,7 @@ from llmrec.data.sources.base import Batch, BrokenRow
 from llmrec.data.sources.paths import DataFile
 from llmrec.data.sources.problems import FormatError, lacking, shown
 from llmrec.data.sources.text import LONGEST, TextBuffer, text_blocks, too_long
+from llmrec.data.sources.values import HALF_CHARACTER, has_half_character
 from llmrec.settings.data import SourceSettings
 
 __all__ = ["JsonFile"]
@@ -57,6 +58,21 @@ class JsonFile:
                 'lines such as {"user_id": "u1", "item_id": "i7", "timestamp": 1714061700}',
             )
         return list(keys)
+
+    def further_columns(self, wanted: Sequence[str]) -> list[str]:
+        """Return those of some columns that any object has, however far down."""
+        missing = set(wanted)
+        spelt = [json.dumps(name, ensure_ascii=False) for name in wanted]
+        for line in (line for part in self._lines() for line in part):
+            # Parsing takes a hundred times as long as looking; a key may be written with escapes.
+            if "\\" in line or any(name in line for name in spelt):
+                try:
+                    missing -= _object(line).keys()
+                except ValueError:
+                    continue
+                if not missing:
+                    break
+        return [name for name in wanted if name not in missing]
 
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         """Yield the rows; a key that an object lacks is null there, and lines that are no object are broken."""
@@ -149,12 +165,8 @@ def _texts(line: str, record: dict[str, Any], columns: Sequence[str]) -> list[st
         values = [
             v if v is None or isinstance(v, str) else written[c] for c, v in zip(columns, values, strict=True)
         ]
-    if "\\ud" in line or "\\uD" in line:
-        for value in values:
-            try:
-                (value or "").encode()
-            except UnicodeEncodeError:
-                raise ValueError("half a character (a surrogate without its other half)") from None
+    if ("\\ud" in line or "\\uD" in line) and any(map(has_half_character, values)):
+        raise ValueError(HALF_CHARACTER)
     return values
 
 
@@ -213,5 +225,5 @@ def _pattern(line: str, columns: Sequence[str]) -> str | None:
 
 def _column(name: str, place: int, groups: pl.DataFrame) -> pl.Expr:
     if f"text{place}" not in groups.columns:
-        return pl.lit(None, pl.String).alias(name)
+        return pl.repeat(None, pl.len(), dtype=pl.String).alias(name)  # of one row alone, were it a literal
     return pl.coalesce(f"text{place}", f"literal{place}").alias(name)

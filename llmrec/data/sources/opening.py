@@ -132,6 +132,9 @@ def pick_columns(source: Source, wanted: Sequence[tuple[str, str]]) -> list[str]
         One is not there.
     """
     there = source.columns()
+    missing = [name for _, name in wanted if name not in there]
+    if missing and (further := getattr(source, "further_columns", None)):
+        there = [*there, *further(missing)]
     for setting, name in wanted:
         if name not in there:
             raise DataError(

@@ -14,10 +14,22 @@ from llmrec.data.sources.base import BrokenRow
 from llmrec.data.sources.problems import FormatError
 from llmrec.data.sources.text import LONGEST, too_long
 
-__all__ = ["Dialect", "Fields", "RecordReader", "Records", "regular_records", "wrong_width"]
+__all__ = [
+    "BEHIND_QUOTE",
+    "UNCLOSED",
+    "Dialect",
+    "Fields",
+    "RecordReader",
+    "Records",
+    "regular_records",
+    "wrong_width",
+]
 
 Fields = list[bytes | None]  # None where nothing stands, not even quotes
 
+# Why a record may be broken that costs its first line alone.
+UNCLOSED = "a quote that is not closed"
+BEHIND_QUOTE = "text behind a closing quote"
 _AT_ONCE = 1 << 18  # records, any of which may be broken and be held as objects
 _MOST_STEPS = 5_000_000  # seconds of looking for the ends of quotes that have none
 _SHOWN = 200  # bytes of a broken row
@@ -231,7 +243,7 @@ class RecordReader:
                 close = text.find(quote, close)
                 self.steps += 1
                 if close - start > LONGEST or (close < 0 and (final or len(text) - start > LONGEST)):
-                    raise ValueError("a quote that is not closed")
+                    raise ValueError(UNCLOSED)
                 if close < 0:
                     return None
                 if not text.startswith(quote, close + len(quote)):
@@ -249,7 +261,7 @@ class RecordReader:
             if at == len(text):
                 return (fields, at) if final else None
             if not text.startswith(b"\n", at):
-                raise ValueError("text behind a closing quote")
+                raise ValueError(BEHIND_QUOTE)
             return fields, at + 1
 
 

@@ -20,9 +20,9 @@ import numpy as np
 import polars as pl
 
 from llmrec import cache
-from llmrec.data.sources.base import Batch
+from llmrec.data.sources.base import Batch, check_same, without_user
 from llmrec.data.sources.sql_engine import open_engine
-from llmrec.data.sources.values import column_of, digest_of
+from llmrec.data.sources.values import column_of, digest_of, keyed
 from llmrec.errors import DataError, nearest
 from llmrec.settings.data import SourceSettings
 
@@ -45,6 +45,7 @@ class SqlSource:
                 f"{setting} has {len(source.location)} locations. Expected one URL: a query can join tables."
             )
         self.engine, self.place, self.secrets = open_engine(source.location[0], setting)
+        self.location = without_user(source.location[0])
         self.name = f"{self.place} ({source.table if source.table is not None else 'query'})"
 
     def columns(self) -> list[str]:
@@ -71,7 +72,7 @@ class SqlSource:
         return {} if log.is_file() and log.stat().st_size else {path: cache.sha256(Path(path))}
 
     def new_batches(
-        self, columns: Sequence[str], since: Mapping[str, Any] | None
+        self, columns: Sequence[str], since: Mapping[str, Any] | None, key: bytes | None = None
     ) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield the rows from the last value of the cursor on, less those that were there before.
 
@@ -80,15 +81,19 @@ class SqlSource:
         """
         cursor = self.source.cursor
         assert cursor is not None
-        subject = {"kind": "sql", "table": self.source.table, "query": self.source.query, "cursor": cursor}
-        if since is not None and (was := {name: since.get(name) for name in subject}) != subject:
-            raise DataError(
-                f"{self.setting} is {subject}, and what has been read until now was {was}. Expected the same: go back to it, or "
-                "remove the folder data.store and update again, which reads everything."
-            )
+        subject: dict[str, Any] = {
+            "kind": "sql",
+            "location": self.location,
+            "place": without_user(self.place),
+        }
+        subject |= {"table": self.source.table, "query": self.source.query, "cursor": cursor}
+        check_same(subject, since, self.setting)
         total = 0 if since is None else int(since["rows"])
         last = None if since is None else _unpack(since["last"])
-        tied = Counter[str]() if since is None else Counter(since["tied"])
+        tied = Counter[str]()
+        if since is not None:
+            bare = None if since.get("keyed") else key
+            tied = Counter({keyed(digest, bare): count for digest, count in since["tied"].items()})
         extra = [] if cursor in columns else [cursor]
         place = [*columns, *extra].index(cursor)
         with self._connection() as connection:
@@ -96,28 +101,28 @@ class SqlSource:
             self._check_growth(connection, cursor, last, total - tied.total())
             known = Counter(tied)
             for rows in self._rows(connection, [*columns, *extra], since=last):
-                new = [row for row in rows if _moment(row[place]) != last or not self._was_read(row, known)]
+                new = [
+                    row
+                    for row in rows
+                    if _moment(row[place]) != last or not _was_read(digest_of(row, key), known)
+                ]
                 if new and (tail := _moment(new[-1][place])) != last:
                     self._check_left(known)
                     last, tied = tail, Counter()
                 for row in reversed(new):
                     if _moment(row[place]) != last:
                         break
-                    tied[digest_of(row)] += 1
+                    tied[digest_of(row, key)] += 1
                 batch = self._batch([row[: len(columns)] for row in new], columns, total + 1)
                 total += len(new)
-                state = {"last": self._pack(last), "rows": total, "tied": dict(tied)}
+                state = {
+                    "last": self._pack(last),
+                    "rows": total,
+                    "tied": dict(tied),
+                    "keyed": key is not None,
+                }
                 yield batch, {**subject, **state, "watermark": f"{cursor} {last}"}
             self._check_left(known)
-
-    def _was_read(self, row: Sequence[Any], known: Counter[str]) -> bool:
-        digest = digest_of(row)
-        if digest not in known:
-            return False
-        known[digest] -= 1
-        if not known[digest]:
-            del known[digest]
-        return True
 
     def _check_growth(self, connection: sa.Connection, cursor: str, last: Any, before: int) -> None:
         """Stop where rows cannot be found by the cursor, or where there are other rows before it than have been read."""
@@ -259,6 +264,16 @@ class SqlSource:
             raise DataError(
                 f"{self.setting}, {self.name}, cannot be read: {reason[:600]}. {expected}"
             ) from None
+
+
+def _was_read(digest: str, known: Counter[str]) -> bool:
+    """Tell whether a row is one of those that are known, and strike it off."""
+    if digest not in known:
+        return False
+    known[digest] -= 1
+    if not known[digest]:
+        del known[digest]
+    return True
 
 
 def _moment(value: Any) -> Any:

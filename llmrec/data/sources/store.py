@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         The manifest is damaged.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not os.path.isfile(path):  # not Path.is_file, which raises for a name that is too long
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

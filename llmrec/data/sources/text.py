@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
+from pathlib import Path
 
 from llmrec.data.sources.compression import ByteStream, opened
 from llmrec.data.sources.paths import DataFile
 from llmrec.data.sources.problems import FormatError
 
-__all__ = ["LONGEST", "TextBuffer", "text_blocks", "too_long"]
+__all__ = ["LONGEST", "TextBuffer", "line_ends_at", "text_blocks", "too_long"]
 
 LONGEST = 64 << 20  # bytes of a line or a quoted field: more is no table, and would fill the memory
 _BLOCK = 4 << 20
+_NEAR = 8  # bytes: two characters in any encoding
 _SIGNS = {
     b"\xff\xfe": "begins like UTF-16: set encoding to utf-16",
     b"\xfe\xff": "begins like UTF-16: set encoding to utf-16",
@@ -38,12 +40,23 @@ def text_blocks(file: DataFile, encoding: str) -> Iterator[tuple[bytes, bool]]:
         block = next(blocks, b"")
         if not block.strip():
             raise FormatError("it is empty", "a table with at least a header or a record")
-        # Line ends of old Macs; in a file that has line feeds, carriage returns on their own are a part of the text.
-        old = b"\r" in block and b"\n" not in block
+        old = _has_old_ends(block)
         while block:
             following = next(blocks, b"")
             yield block.replace(b"\r", b"\n") if old else block, not following
             block = following
+
+
+def line_ends_at(path: Path, encoding: str, at: int) -> bool:
+    """Tell whether a line ends at a byte of a file that is not compressed: with a line end before it, or behind it."""
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    with path.open("rb") as file:
+        first = decoder.decode(file.read(_BLOCK))  # with the byte order mark, which says how the rest is read
+        file.seek(max(at - _NEAR, 0))
+        before = decoder.decode(file.read(min(_NEAR, at)))
+        behind = decoder.decode(file.read(_NEAR), final=True)
+    old = _has_old_ends(first.encode(errors="replace"))
+    return before.endswith("\r" if old else "\n") or behind.startswith("\r" if old else ("\n", "\r\n"))
 
 
 class TextBuffer:
@@ -77,6 +90,11 @@ def too_long(row: int) -> FormatError:
         f"{f'row {row:,}' if row else 'its first row'} is longer than {LONGEST >> 20} MiB",
         "a table with rows of a sensible length: check that it is text of the format named, and the quotes near that row",
     )
+
+
+def _has_old_ends(block: bytes) -> bool:
+    """Tell whether lines end as on old Macs; in a file that has line feeds, carriage returns on their own are a part of the text."""
+    return b"\r" in block and b"\n" not in block
 
 
 def _decoded(stream: ByteStream, encoding: str) -> Iterator[bytes]:

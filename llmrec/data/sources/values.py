@@ -11,8 +11,10 @@ from typing import Any
 
 import polars as pl
 
-__all__ = ["column_of", "digest_of", "text_of"]
+__all__ = ["HALF_CHARACTER", "column_of", "digest_of", "has_half_character", "keyed", "text_of"]
 
+# Why a row is broken: JSON can have the half of an emoji, and no file can.
+HALF_CHARACTER = "half a character (a surrogate without its other half)"
 _TYPES: dict[type, pl.DataType] = {
     bool: pl.Boolean(),
     int: pl.Int64(),
@@ -71,6 +73,17 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
+def has_half_character(value: Any) -> bool:
+    """Tell whether a value has text that no encoding has."""
+    if not isinstance(value, (str, dict, list)):
+        return False
+    try:
+        text_of(value).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _plain(value: Decimal) -> int | str:
     """Return a decimal as a whole number, or as text without needless zeros: 17.00 is item 17."""
     if not value.is_finite():
@@ -78,7 +91,15 @@ def _plain(value: Decimal) -> int | str:
     return int(value) if value == value.to_integral_value() else format(value.normalize(), "f")
 
 
-def digest_of(values: Sequence[Any]) -> str:
+def digest_of(values: Sequence[Any], key: bytes | None = None) -> str:
     """Return a digest of a row or a page, 128 bits as 32 digits: equal ones have equal digests."""
     content = json.dumps([None if value is None else text_of(value) for value in values])
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    return keyed(hashlib.blake2b(content.encode(), digest_size=16).hexdigest(), key)
+
+
+def keyed(digest: str, key: bytes | None) -> str:
+    """Return a digest by which nobody without the key can try out what it is of; itself where there is no key."""
+    if key is None:
+        return digest
+    short = hashlib.blake2b(key, digest_size=32).digest()  # keys have at most 64 bytes
+    return hashlib.blake2b(digest.encode(), key=short, digest_size=16).hexdigest()
