@@ -24,6 +24,7 @@ TABLES = (
     ("ml-100k-fusion-shuffled", "MovieLens-100K, ties shuffled", "sasrec_svd"),
     ("ml-100k-timed", "MovieLens-100K, ties in source order, both told the times", "sasrec_svd"),
     ("ml-100k-gaps", "MovieLens-100K, ties in source order, SASRec told the times", "sasrec_svd"),
+    ("ml-100k-gaps-shuffled", "MovieLens-100K, ties shuffled, SASRec told the times", "sasrec_svd"),
     ("ml-100k-timed-shuffled", "MovieLens-100K, ties shuffled, both told the times", "sasrec_svd"),
     ("ml-100k-fusion-temporal", "MovieLens-100K, one cut in time", "sasrec_svd"),
     ("amazon-beauty-fusion", "Amazon Beauty, ties in source order", "sasrec_content"),
