@@ -10,7 +10,8 @@ from typing import Any
 import filelock
 import polars as pl
 
-from llmrec.data.cleaning.rows import as_ids, hash_ids, hash_key
+from llmrec.data.cleaning.pseudonyms import hash_ids, hash_key
+from llmrec.data.cleaning.rows import as_ids
 from llmrec.data.load import log_columns
 from llmrec.data.sources.base import Batch, GrowingSource
 from llmrec.data.sources.opening import open_growing, pick_columns

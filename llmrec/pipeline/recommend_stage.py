@@ -158,8 +158,7 @@ def _recommend_llm(
     )
     meta: dict[str, Any] = {
         "cost": asdict(cost),
-        "adapter": adapter_digest(config.output / "adapter"),
-        "trained_elsewhere": not trained,
+        **_adapter_facts(config, trained),
         "seed": config.seed,
     }
     if config.decoding.search == "free":
@@ -235,10 +234,7 @@ def _recommend_other(
         "seed": seed if takes_seed(system, name) else None,
     }
     if has_llm:
-        meta |= {
-            "adapter": adapter_digest(config.output / "adapter"),
-            "trained_elsewhere": not trained,
-        }
+        meta |= _adapter_facts(config, trained)
     if chosen := getattr(recommender, "chosen_", None):
         meta["chosen"] = chosen
     if meta["epochs"]:
@@ -251,6 +247,11 @@ def _recommend_other(
     if chosen:
         say(f"{which}: chosen on the validation users: {_chosen_words(chosen)}.")
     return recs, meta
+
+
+def _adapter_facts(config: RunConfig, trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what lists say of the adapter that they were made with; ``trained`` is what was written beside it."""
+    return {"adapter": adapter_digest(config.output / "adapter"), "trained_elsewhere": not trained}
 
 
 def _fit_seconds(config: RunConfig, name: str, trained: dict[str, Any]) -> float | None:

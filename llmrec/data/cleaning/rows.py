@@ -5,9 +5,7 @@ Shapes: E events, U users, I items of the log.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +17,14 @@ from numpy.typing import NDArray
 
 from llmrec.data.cleaning.bounds import earliest_moment, latest_moment
 from llmrec.data.cleaning.ledger import Ledger, Step
+from llmrec.data.cleaning.pseudonyms import hash_ids, hash_key
 from llmrec.data.cleaning.redaction import redact_all
 from llmrec.data.cleaning.timestamps import TimestampParser
-from llmrec.data.sources.base import Batch, expand_variables
-from llmrec.errors import ConfigError, DataError
+from llmrec.data.sources.base import Batch
+from llmrec.errors import DataError
 from llmrec.settings import Cleaning, Columns, Privacy
 
-__all__ = ["EncodedLog", "as_ids", "broken_rows", "encode_log", "hash_ids", "hash_key", "single_values"]
+__all__ = ["EncodedLog", "as_ids", "broken_rows", "encode_log", "single_values"]
 
 _FILES = 65_535
 _PARTS = 16  # of a pool: 160,000 users are 10,000 in each
@@ -325,32 +324,3 @@ def _numbers(**columns: tuple[_Pool, pl.Series]) -> dict[str, pl.Series]:
     with ThreadPoolExecutor() as threads:
         found = threads.map(lambda column: column[0].numbers(column[1]), columns.values())
         return dict(zip(columns, found, strict=True))
-
-
-def hash_key(privacy: Privacy) -> bytes | None:
-    """Return the key that user ids are hashed with, ``None`` where they are not.
-
-    Raises
-    ------
-    ConfigError
-        The variable of the environment that holds it is not set, or empty.
-    """
-    if not privacy.hash_users:
-        return None
-    key = expand_variables(privacy.salt, "data.privacy.salt")
-    if (
-        key.strip() == re.sub(r"\$\{\w+\}", "", privacy.salt).strip()
-    ):  # what everybody knows who has the config
-        raise ConfigError(
-            f"data.privacy.salt is {privacy.salt}, and there is nothing in the environment variable. Expected a key that nobody can guess, "
-            "since whoever has it can find the users: export a long random text, and keep it."
-        )
-    return key.encode()
-
-
-def hash_ids(ids: pl.Series, salt: bytes) -> pl.Series:
-    """Replace ids by their keyed BLAKE2b hashes (RFC 7693), 128 bits in hexadecimal digits."""
-    key = hashlib.blake2b(salt, digest_size=32).digest()  # keys have at most 64 bytes, salts any number
-    names = ids.drop_nulls().unique()
-    hashes = [hashlib.blake2b(n.encode(), key=key, digest_size=16).hexdigest() for n in names.to_list()]
-    return ids.replace_strict(names, pl.Series(hashes, dtype=pl.String), return_dtype=pl.String, default=None)
